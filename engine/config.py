@@ -1,0 +1,194 @@
+"""JobConfig: one definition gives the flags, the TOML keys, their checks and their help.
+
+Every field's docstring is the flag's help; every check raises a sentence that says what was expected.
+Pure: nothing here reads a file or the environment. Start at `JobConfig` and `build_config`.
+"""
+
+import difflib
+import json
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, TypeAdapter, ValidationError
+
+from engine.errors import ConfigError
+
+
+def tensor_name(name: str) -> str:
+    """Return `name` with its output index: `x` and `x:0` are the same tensor."""
+    return name if ":" in name else f"{name}:0"
+
+
+def _pairs(value: object, what: str) -> dict[str, Any]:
+    """Read `NAME=VALUE` strings, or a table, as a dict; a name may stand once."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    pairs: dict[str, Any] = {}
+    for item in [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else ():
+        name, sign, right = str(item).partition("=")
+        if not (name.strip() and sign and right.strip()):
+            raise ValueError(f"expected {what}")
+        if name.strip() in pairs:
+            raise ValueError(f"{name.strip()} is given twice; expected each tensor once")
+        pairs[name.strip()] = right.strip()
+    if not pairs:
+        raise ValueError(f"expected {what}")
+    return pairs
+
+
+def _ports(value: object) -> dict[str, str]:
+    pairs = _pairs(value, "TENSOR=COLUMN, as in inputs:0=pixels")
+    ports: dict[str, str] = {}
+    for name, column in pairs.items():
+        if not isinstance(column, str) or tensor_name(name) in ports:
+            raise ValueError(f"expected each tensor once with the name of its column; see {name}")
+        ports[tensor_name(name)] = column
+    return ports
+
+
+def _constants(value: object) -> dict[str, Any]:
+    pairs = _pairs(value, "TENSOR=VALUE with VALUE in JSON, as in keep_prob:0=1.0")
+    if isinstance(value, Mapping):
+        return {tensor_name(name): constant for name, constant in pairs.items()}
+    try:
+        return {tensor_name(name): json.loads(text) for name, text in pairs.items()}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"expected VALUE in JSON, as in keep_prob:0=1.0 ({error})") from error
+
+
+def _names(value: object) -> tuple[str, ...]:
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
+        raise ValueError("expected one or more names")
+    return tuple(item for item in items if item)
+
+
+def _columns(value: object) -> object:
+    if value is None or value in ("all", "none"):
+        return value
+    names = tuple(name.strip() for item in _names(value) for name in item.split(",") if name.strip())
+    if names in (("all",), ("none",)):
+        return names[0]
+    if not names:
+        raise ValueError("expected column names, all or none")
+    return names
+
+
+def _count_or_auto(value: object) -> object:
+    if value == "auto":
+        return value
+    try:
+        count = int(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else 0
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise ValueError("expected a whole number of at least 1, or auto")
+    return count
+
+
+def _count(value: object) -> object:
+    if value == "auto":
+        raise ValueError("expected a whole number of at least 1")
+    return _count_or_auto(value)
+
+
+def _optional(check: Callable[[object], object]) -> Callable[[object], object]:
+    return lambda value: None if value is None else check(value)
+
+
+def _share(value: object) -> object:
+    try:
+        share = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else -1.0
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1e6 or (share > 1 and share != int(share)):  # Ray: amounts above 1 must be whole
+        raise ValueError("expected a fraction below 1 or a whole number")
+    return share
+
+
+def _positive_share(value: object) -> object:
+    if not _share(value):
+        raise ValueError("expected a fraction below 1 or a whole number, above 0")
+    return _share(value)
+
+
+def _num_bytes_or_auto(value: object) -> object:
+    if value == "auto":
+        return value
+    try:
+        num_bytes = TypeAdapter(ByteSize).validate_python(value)
+    except ValidationError:
+        num_bytes = ByteSize(0)
+    if num_bytes < 1:
+        raise ValueError("expected bytes, as in 64MiB or 1000000, or auto")
+    return int(num_bytes)
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+Ports = Annotated[dict[str, str], BeforeValidator(_ports)]
+CountOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_count_or_auto)]
+
+
+class JobConfig(BaseModel):
+    """Everything that a job is told: the flags of `score` and `plan`, and the keys of `job.toml`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    model: str
+    """Frozen graph (.pb) to score with."""
+    input: Annotated[Names, Field(min_length=1)]
+    """Parquet files, folders and globs."""
+    output: str
+    """Folder that the parts are written to."""
+    feed: Ports = Field(default={"inputs:0": "inputs"}, min_length=1)
+    """TENSOR=COLUMN: fill this tensor from that column. Any tensor, placeholder or not. [default: inputs:0=inputs]"""
+    fetch: Ports = Field(default={"prediction:0": "prediction"}, min_length=1)
+    """TENSOR=COLUMN: write this tensor as that column. [default: prediction:0=prediction]"""
+    set: Annotated[dict[str, Any], BeforeValidator(_constants)] = Field(default={})
+    """TENSOR=VALUE: feed this constant with every batch (keep_prob:0=1.0); VALUE is JSON."""
+    init_op: Names = ()
+    """Operation to run once after loading (lookup tables)."""
+    keep: Annotated[tuple[str, ...] | Literal["all", "none"] | None, BeforeValidator(_columns)] = None
+    """Input columns carried to the output: names, all or none. [default: every column not fed]"""
+    batch_size: CountOrAuto = "auto"
+    """Rows per graph call, or auto: about 4 MiB of input. A fixed batch axis in the graph wins. [default: auto]"""
+    actors: CountOrAuto = "auto"
+    """Number of actors, or auto: all GPUs over the share, else all CPUs over the share. [default: auto]"""
+    gpus_per_actor: Annotated[float | None, BeforeValidator(_optional(_share))] = None
+    """GPUs of one actor: a fraction below 1 or a whole number. [default: one where there are GPUs]"""
+    cpus_per_actor: Annotated[float | None, BeforeValidator(_optional(_positive_share))] = None
+    """CPUs of one actor: a fraction below 1 or a whole number. [default: 1, less where the actors would not fit]"""
+    shard_size: Annotated[int | Literal["auto"], BeforeValidator(_num_bytes_or_auto)] = "auto"
+    """Input bytes per shard (64MiB), or auto: a 512th of the input, from 16 to 256 MiB. [default: auto]"""
+    limit: Annotated[int | None, BeforeValidator(_optional(_count))] = None
+    """Score only the first N rows."""
+    address: str | None = None
+    """Ray cluster (HOST:PORT or auto); else RAY_ADDRESS, else a new one on this machine."""
+    overwrite: bool = False
+    """Discard what the output folder's earlier job wrote."""
+
+
+def build_config(settings: Mapping[str, Any]) -> JobConfig:
+    """Check `settings` (keys are `JobConfig`'s fields).
+
+    Raises:
+        ConfigError: naming each key that is unknown, missing or of a wrong value, and what was expected.
+    """
+    unknown = [name for name in settings if name not in JobConfig.model_fields]
+    if unknown:
+        nearest = difflib.get_close_matches(unknown[0], JobConfig.model_fields, n=1, cutoff=0.5)
+        hint = f"; did you mean {nearest[0]}?" if nearest else f"; known: {', '.join(JobConfig.model_fields)}"
+        raise ConfigError(f"unknown key {unknown[0]!r}{hint}")
+    try:
+        return JobConfig(**settings)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_sentence(dict(problem)) for problem in error.errors())) from error
+
+
+def _sentence(problem: dict[str, Any]) -> str:
+    name = str(problem["loc"][0])
+    flag = "--" + name.replace("_", "-")
+    if problem["type"] == "missing":
+        return f"{flag} is missing: {JobConfig.model_fields[name].description}"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{flag}: {message}, found {problem['input']!r}"

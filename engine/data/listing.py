@@ -1,0 +1,111 @@
+"""Lists the input files. Holds no pyarrow, so that planning stays light. Start at `list_inputs`."""
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import PlanError
+
+SUFFIXES = (".parquet", ".parq", ".pq")
+TABLE_FORMATS = {"_delta_log": "Delta Lake", ".hoodie": "Hudi", "metadata": "Iceberg"}
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """One input file as the listing saw it."""
+
+    path: str
+    """Absolute path."""
+    relative_path: str
+    """Path below the folder that was listed, or below the fixed part of a glob."""
+    size_bytes: int
+    """Size on disk."""
+    mtime_ns: int
+    """Time of the last change, nanoseconds since 1970."""
+    partition: str
+    """Its Hive partition folder below the root, `dt=2026-01-01/country=de`; empty where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A whole input file or a byte range of one: a row group belongs to the range that holds its midpoint."""
+
+    path: str
+    """Absolute path."""
+    size_bytes: int
+    """Size when it was listed; compared when the file is opened."""
+    mtime_ns: int
+    """Time of the last change when it was listed; compared when the file is opened."""
+    start_byte: int
+    """First byte of the range."""
+    stop_byte: int
+    """End of the range, not in it."""
+    stop_row: int | None
+    """Rows of the file from this one on are left out (--limit); None for no limit."""
+
+
+def list_inputs(uris: Sequence[str]) -> tuple[InputFile, ...]:
+    """List the files, folders and globs `uris`, sorted by path.
+
+    Folders are walked; names that begin with `_` or `.` are skipped, and `*.parquet`, `*.parq`, `*.pq` taken.
+
+    Raises:
+        PlanError: if one of them yields no file, a file is named twice, or a folder is a table of another format.
+    """
+    files: dict[str, InputFile] = {}
+    for uri in uris:
+        found = list(_list_uri(uri))
+        if not found:
+            raise PlanError(f"--input {uri}: no input files; expected {', '.join('*' + s for s in SUFFIXES)} in it")
+        for file in found:
+            real = os.path.realpath(file.path)
+            if real in files:
+                raise PlanError(f"--input {uri}: {file.path} is the same file as {files[real].path}; name it once")
+            files[real] = file
+    return tuple(sorted(files.values(), key=lambda file: file.path))
+
+
+def _list_uri(uri: str) -> Iterator[InputFile]:
+    path = os.path.abspath(uri)
+    if "://" in uri:
+        raise PlanError(f"--input {uri}: expected a local file, folder or glob; copy it to this machine first")
+    if os.path.isdir(path):
+        yield from _walk(path, path)
+    elif os.path.exists(path):
+        yield _input_file(path, os.path.dirname(path))
+    elif glob.has_magic(path):
+        fixed = path[: min(path.index(char) for char in "*?[" if char in path)]
+        root = os.path.dirname(fixed)
+        for match in sorted(glob.iglob(path, recursive=True)):
+            is_hidden = any(part.startswith(("_", ".")) for part in Path(match).relative_to(root).parts)
+            if not is_hidden:
+                yield from _walk(match, root) if os.path.isdir(match) else [_input_file(match, root)]
+    else:
+        raise PlanError(f"--input {uri}: no such file or folder")
+
+
+def _walk(folder: str, root: str) -> Iterator[InputFile]:
+    for place, folders, names in os.walk(folder):
+        for marker, table_format in TABLE_FORMATS.items():
+            is_iceberg = marker != "metadata" or glob.glob(os.path.join(glob.escape(place), marker, "*.metadata.json"))
+            if marker in folders and is_iceberg:
+                raise PlanError(
+                    f"--input {folder}: {place} is a {table_format} table, whose plain listing holds deleted rows; "
+                    "export a snapshot of it to Parquet first"
+                )
+        folders[:] = sorted(name for name in folders if not name.startswith(("_", ".")))
+        for name in sorted(names):
+            if name.endswith(SUFFIXES) and not name.startswith(("_", ".")):
+                yield _input_file(os.path.join(place, name), root)
+
+
+def _input_file(path: str, root: str) -> InputFile:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise PlanError(f"--input {path}: {error.strerror}") from error
+    relative = os.path.relpath(path, root)
+    partition = "/".join(part for part in Path(relative).parent.parts if "=" in part)
+    return InputFile(path, relative, status.st_size, status.st_mtime_ns, partition)

@@ -1,0 +1,230 @@
+"""A frozen graph in its own Graph and Session: feeds in, fetches out.
+
+The only room beside `checkpoint.py` that imports TensorFlow, and it does so when an actor loads a model. It
+knows nothing of columns, files or Ray. Start at `load_session`.
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.errors import DataError, EngineError, GraphError
+from engine.model.graphdef import needed_nodes, split_tensor
+from engine.model.tensor import TensorSpec, shape_text
+
+Array = npt.NDArray[Any]
+
+# Room that CUDA's context and libraries take beside TensorFlow's own pool when several actors share a GPU.
+GPU_SHARE_FOR_TENSORFLOW = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """How a session may use its machine."""
+
+    threads: int = 1
+    """Threads inside one operation and across operations; at least 1 (0 would mean every core)."""
+    gpu_share: float = 0.0
+    """GPUs of this actor; 0 hides all of them, a fraction bounds the memory, whole ones grow as needed."""
+
+
+def import_tensorflow(gpu_share: float) -> Any:
+    """Import TensorFlow, with every GPU hidden from an actor without a share.
+
+    Ray 2.60 leaves the GPUs visible to actors of num_gpus=0, and a session would fill them.
+    """
+    if not gpu_share:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import tensorflow as tf
+
+    tf.get_logger().setLevel("ERROR")
+    return tf
+
+
+class ModelSession:
+    """One graph, imported once, in one session; safe to call from several threads."""
+
+    def __init__(self, tf: Any, session: Any, feeds: Mapping[str, Any], fetches: Sequence[Any], constants: Any) -> None:
+        """Keep the session; use `load_session` to make one."""
+        self._tf = tf
+        self._session = session
+        self._feeds = feeds
+        self._fetches = list(fetches)
+        self._constants = constants
+        self._lock = threading.Lock()
+        self.max_rows: int | None = None
+        """Rows that the device has room for, once it ran out of memory; None until then."""
+        self.batches_halved = 0
+        """Times that a batch was halved because the device ran out of memory."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The fed tensors as the imported graph has them."""
+        return tuple(_spec(name, tensor) for name, tensor in self._feeds.items())
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The fetched tensors as the imported graph has them."""
+        return tuple(_spec(tensor.name, tensor) for tensor in self._fetches)
+
+    @property
+    def device(self) -> str:
+        """Type of the device that the session computes on: CPU or GPU."""
+        types = {device.device_type for device in self._session.list_devices()}
+        return "GPU" if "GPU" in types else "CPU"
+
+    def run(self, batch: Mapping[str, Array]) -> list[Array]:
+        """Score one batch.
+
+        Args:
+            batch: an array for each fed tensor, rows on the first axis; C-contiguous arrays of the exact dtype
+                at a 64-byte boundary are not copied.
+
+        Returns:
+            One array a fetch, in the order of the fetches.
+
+        Raises:
+            DataError: if the graph refuses these values.
+            GraphError: if the graph cannot run at all.
+        """
+        num_rows = min((len(array) for array in batch.values()), default=0)
+        if self.max_rows is not None and num_rows > self.max_rows:
+            return self._run_halves(batch, num_rows)
+        try:
+            with _translated(self._tf):
+                feed = {self._feeds[name]: array for name, array in batch.items()} | self._constants
+                return [np.asarray(value) for value in self._session.run(self._fetches, feed)]
+        except self._tf.errors.ResourceExhaustedError as error:
+            fixed = any(tensor.shape.rank and tensor.shape[0] is not None for tensor in self._feeds.values())
+            if num_rows < 2 or fixed:
+                raise GraphError(f"the device has no room for a batch of {num_rows} rows: {error.message}") from error
+            with self._lock:
+                self.max_rows = min(self.max_rows or num_rows, num_rows // 2)
+                self.batches_halved += 1
+            return self._run_halves(batch, num_rows)
+
+    def _run_halves(self, batch: Mapping[str, Array], num_rows: int) -> list[Array]:
+        middle = (num_rows + 1) // 2
+        halves = [
+            self.run({name: array[start:stop] for name, array in batch.items()})
+            for start, stop in ((0, middle), (middle, num_rows))
+        ]
+        return [np.concatenate(pair) for pair in zip(*halves, strict=True)]
+
+    def close(self) -> None:
+        """Free what the session holds, short of the process's GPU memory."""
+        self._session.close()
+
+
+def load_session(
+    data: bytes,
+    feeds: Sequence[str],
+    fetches: Sequence[str],
+    constants: Mapping[str, Any],
+    init_ops: Sequence[str] = (),
+    options: SessionOptions = SessionOptions(),
+) -> ModelSession:
+    """Import what lies between feeds and fetches of the GraphDef `data` into a graph of its own and open a session.
+
+    Args:
+        data: a serialised GraphDef.
+        feeds: names of the tensors that batches will be given for.
+        fetches: names of the tensors to compute.
+        constants: values fed with every batch, by tensor name.
+        init_ops: operations run once, here.
+        options: threads and GPU share.
+
+    Raises:
+        GraphError: if TensorFlow refuses the graph, a name or a constant.
+    """
+    tf = import_tensorflow(options.gpu_share)
+    graph = tf.Graph()
+    with _refused_at_load(), _translated(tf), graph.as_default():
+        tf.graph_util.import_graph_def(_prune(tf, data, [*feeds, *constants], [*fetches, *init_ops]), name="")
+        session = tf.compat.v1.Session(graph=graph, config=_session_config(tf, options))
+        tensors = {name: graph.get_tensor_by_name(name) for name in (*feeds, *constants, *fetches)}
+        values = {tensors[name]: _constant(name, tensors[name], value) for name, value in constants.items()}
+        for name in init_ops:
+            session.run(graph.get_operation_by_name(split_tensor(name)[0]), values)
+        graph.finalize()
+    return ModelSession(
+        tf, session, {name: tensors[name] for name in feeds}, [tensors[name] for name in fetches], values
+    )
+
+
+def _prune(tf: Any, data: bytes, feeds: Sequence[str], targets: Sequence[str]) -> Any:
+    graph_def = tf.compat.v1.GraphDef.FromString(data)
+    nodes = {node.name: node for node in graph_def.node}
+    # A fed tensor that is no placeholder is computed by a node, which has to be there with its own inputs.
+    needed = needed_nodes(nodes, feeds, targets) | needed_nodes(nodes, (), feeds)
+    pruned = tf.compat.v1.GraphDef(versions=graph_def.versions, library=graph_def.library)
+    for node in graph_def.node:
+        if node.name in needed:
+            pruned.node.add().CopyFrom(node)
+            pruned.node[-1].device = ""  # baked-in device strings name machines of the past
+    return pruned
+
+
+def _session_config(tf: Any, options: SessionOptions) -> Any:
+    config = tf.compat.v1.ConfigProto(
+        intra_op_parallelism_threads=options.threads,
+        inter_op_parallelism_threads=options.threads,
+        allow_soft_placement=True,
+    )
+    if not options.gpu_share:
+        config.device_count["GPU"] = 0
+    config.gpu_options.allow_growth = True
+    if 0 < options.gpu_share < 1:
+        config.gpu_options.per_process_gpu_memory_fraction = options.gpu_share * GPU_SHARE_FOR_TENSORFLOW
+    return config
+
+
+def _constant(name: str, tensor: Any, value: Any) -> Array:
+    dtype = object if tensor.dtype.name == "string" else tensor.dtype.as_numpy_dtype
+    try:
+        array = np.asarray(value, dtype=dtype)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise GraphError(f"--set {name}: {value!r} is no {tensor.dtype.name} ({error})") from error
+    if not tensor.shape.is_compatible_with(array.shape):
+        raise GraphError(
+            f"--set {name}: {value!r} has shape {shape_text(array.shape)} where {_spec(name, tensor)} is fed"
+        )
+    return array
+
+
+def _spec(name: str, tensor: Any) -> TensorSpec:
+    shape = None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
+    return TensorSpec(name, tensor.dtype.base_dtype.name, shape)
+
+
+@contextlib.contextmanager
+def _refused_at_load() -> Iterator[None]:
+    """A value refused while loading (by an init op) is a mistake of the model, not of a row."""
+    try:
+        yield
+    except DataError as error:
+        raise GraphError(f"the graph cannot be loaded: {error}") from error
+
+
+@contextlib.contextmanager
+def _translated(tf: Any) -> Iterator[None]:
+    """Turn TensorFlow's errors into ours; ResourceExhaustedError is the caller's, who halves the batch."""
+    try:
+        yield
+    except EngineError:
+        raise
+    except tf.errors.ResourceExhaustedError:
+        raise
+    except (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError) as error:
+        raise DataError(f"the graph refused the batch: {error.message}") from error
+    except tf.errors.OpError as error:
+        raise GraphError(f"TensorFlow cannot run this graph: {type(error).__name__}: {error.message}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise GraphError(f"TensorFlow cannot load or feed this graph: {error}") from error

@@ -1,0 +1,27 @@
+"""What is known of a tensor: the value type that graph and columns are bound by. Pure, and light to import."""
+
+from dataclasses import dataclass
+
+Shape = tuple[int | None, ...] | None
+"""Extents of a tensor, None where one is unknown; None as a whole where the rank is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor as far as it is known: name with output index, dtype and shape."""
+
+    name: str
+    """Tensor name with its output index, `inputs:0`."""
+    dtype: str | None
+    """TensorFlow's name of the dtype, `float32`; None where the file does not say."""
+    shape: Shape
+    """Extents, batch axis first; None where the rank is unknown."""
+
+    def __str__(self) -> str:
+        """Write the tensor as messages show it: `inputs:0 (float32 [?, 64])`."""
+        return f"{self.name} ({self.dtype or 'dtype known when loaded'} {shape_text(self.shape)})"
+
+
+def shape_text(shape: Shape) -> str:
+    """Write a shape as `[?, 8, 8]`, and an unknown rank as `[...]`."""
+    return "[...]" if shape is None else "[" + ", ".join("?" if n is None else str(n) for n in shape) + "]"

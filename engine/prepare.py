@@ -1,0 +1,180 @@
+"""Checks and plans a job: everything that can be told from flags, model file, listing and the first footer.
+
+Touches neither Ray, nor TensorFlow, nor the output folder. Start at `prepare`.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from engine.config import JobConfig
+from engine.data.binding import FeedBinding, bind_feed
+from engine.data.listing import InputFile, list_inputs
+from engine.data.output import check_output_names
+from engine.data.sink import ENCODING
+from engine.data.source import cut_slices, open_parquet, read_row_groups, select_schema
+from engine.errors import ConfigError, GraphError, PlanError
+from engine.model.graphdef import Graph, check_ports, describe_tensor, find_random_operations, read_graph
+from engine.run.plan import (
+    Plan,
+    inputs_digest,
+    limit_rows,
+    part_name,
+    plan_id,
+    plan_shards,
+    resolve_batch_rows,
+    resolve_shard_bytes,
+)
+from engine.run.versions import installed_versions
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job that was checked and planned, and has touched neither Ray nor its output folder."""
+
+    config: JobConfig
+    """Settings, with absolute paths."""
+    graph: Graph
+    """The model."""
+    model_sha256: str
+    """Hash of the model file."""
+    feeds: tuple[FeedBinding, ...]
+    """Columns bound to tensors, as far as the model file tells."""
+    read_schema: pa.Schema
+    """Input columns to read: fed, then kept."""
+    keep: tuple[str, ...]
+    """Input columns carried to the output."""
+    plan: Plan
+    """Shards, and the identity of the job."""
+    random_operations: tuple[str, ...]
+    """Random operations that can be reached; with one, a rerun gives other values."""
+
+    @property
+    def part_names(self) -> dict[str, int]:
+        """Shard by name of its part."""
+        shards = self.plan.shards
+        return {part_name(shard, len(shards)): shard.shard_id for shard in shards}
+
+
+def prepare(config: JobConfig) -> Job:
+    """Describe the model, bind the columns and plan the shards, from the listing and one footer.
+
+    Raises:
+        Mistake: for whatever flags, model file, listing and the first footer show to be wrong.
+        DataError: if the first input file is damaged.
+    """
+    config = config.model_copy(
+        update={
+            "model": _absolute(config.model, "--model"),
+            "input": tuple(_absolute(uri, "--input") for uri in config.input),
+            "output": _absolute(config.output, "--output"),
+        }
+    )
+    graph = read_graph(config.model)
+    constants = list(config.set)
+    twice = sorted(set(config.feed) & set(config.set))
+    if twice:
+        raise ConfigError(f"{twice[0]} is both fed (--feed) and set (--set); leave one of them out")
+    check_ports(graph, [*config.feed, *constants], list(config.fetch), config.init_op)
+    files = list_inputs(config.input)
+    _check_output_apart(config.output, files, config.input)
+    first = files[0].path
+    with open_parquet(first) as file:
+        schema, metadata = file.schema_arrow, file.metadata
+    fed = list(config.feed.values())
+    keep = _kept_columns(config, schema)
+    read_schema = select_schema(schema, list(dict.fromkeys([*fed, *keep])), first)
+    check_output_names([*keep, *config.fetch.values()])
+    feeds = tuple(
+        bind_feed(read_schema.field(column), describe_tensor(graph, name)) for name, column in config.feed.items()
+    )
+    groups = read_row_groups(metadata, schema, [feed.column for feed in feeds if feed.row_bytes() is None])
+    read_bytes = sum(group.num_bytes for group in groups) / max(1, metadata.num_rows)
+    row_bytes = sum(feed.row_bytes() or 0.0 for feed in feeds) + read_bytes
+    return Job(
+        config=config,
+        graph=graph,
+        model_sha256=hashlib.sha256(graph.data).hexdigest(),
+        feeds=feeds,
+        read_schema=read_schema,
+        keep=keep,
+        plan=make_plan(config, graph, files, keep, resolve_batch_rows(config.batch_size, _fixed_rows(feeds), row_bytes)),
+        random_operations=tuple(find_random_operations(graph, [*config.feed, *constants], list(config.fetch))),
+    )
+
+
+def make_plan(
+    config: JobConfig, graph: Graph, files: tuple[InputFile, ...], keep: tuple[str, ...], batch_rows: int
+) -> Plan:
+    """Cut the files into shards and hash what decides the output."""
+    shard_bytes = resolve_shard_bytes(config.shard_size, sum(file.size_bytes for file in files))
+    settings = {
+        "model_sha256": hashlib.sha256(graph.data).hexdigest(),
+        "inputs_sha256": inputs_digest(files),
+        "feed": config.feed,
+        "fetch": config.fetch,
+        "set": config.set,
+        "init_op": list(config.init_op),
+        "keep": list(keep),
+        "limit": config.limit,
+        "batch_size": batch_rows,
+        "shard_size": shard_bytes,
+        "encoding": ENCODING,
+        "versions": {name: version for name, version in installed_versions().items() if name != "ray"},
+    }
+    stop_rows = None
+    if config.limit is not None:
+        stop_rows = limit_rows(files, _count_rows(files, config.limit), config.limit)
+    shards = tuple(plan_shards(files, shard_bytes, stop_rows))
+    return Plan(plan_id(settings), settings, files, shards, batch_rows, shard_bytes)
+
+
+def _absolute(path: str, flag: str) -> str:
+    """Return the absolute path; inside a Ray job the working folder is a copy that goes with the job."""
+    if not os.path.isabs(path) and "://" not in path and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        raise ConfigError(f"{flag} {path}: a relative path inside a Ray job; name the whole path, /...")
+    return path if "://" in path else os.path.abspath(path)
+
+
+def _check_output_apart(output: str, files: tuple[InputFile, ...], inputs: tuple[str, ...]) -> None:
+    real = os.path.realpath(output)
+    for folder in inputs:
+        inside = os.path.realpath(folder)
+        if os.path.isdir(folder) and (real == inside or real.startswith(inside + os.sep)):
+            raise PlanError(f"--output {output} lies inside the input {folder}; name a folder beside it")
+    for file in files:
+        if os.path.realpath(file.path).startswith(real + os.sep):
+            raise PlanError(f"--output {output} holds the input file {file.path}; name a folder beside it")
+
+
+def _kept_columns(config: JobConfig, schema: pa.Schema) -> tuple[str, ...]:
+    fed = set(config.feed.values())
+    match config.keep:
+        case None:
+            return tuple(name for name in schema.names if name not in fed)
+        case "all":
+            return tuple(schema.names)
+        case "none":
+            return ()
+        case names:
+            return tuple(names)
+
+
+def _fixed_rows(feeds: tuple[FeedBinding, ...]) -> int | None:
+    fixed = {feed.fixed_rows: feed for feed in feeds if feed.fixed_rows is not None}
+    if len(fixed) > 1:
+        raise GraphError(f"{' and '.join(str(feed.tensor) for feed in fixed.values())} fix different batch sizes")
+    return next(iter(fixed), None)
+
+
+def _count_rows(files: tuple[InputFile, ...], limit: int) -> dict[str, int]:
+    """Read footers until `limit` rows are covered."""
+    num_rows: dict[str, int] = {}
+    for file in files:
+        if sum(num_rows.values()) >= limit:
+            break
+        with open_parquet(file.path) as opened:
+            num_rows[file.path] = opened.metadata.num_rows
+    return num_rows

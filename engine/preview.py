@@ -1,0 +1,151 @@
+"""What a job would do, for `icefloe plan`: shards, binding, memory and output. Runs and writes nothing.
+
+Start at `preview`; `DataInFlight` is the memory promise.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from engine.config import JobConfig
+from engine.data.ledger import Ledger
+from engine.data.source import cut_slices, open_parquet, read_row_groups, row_width
+from engine.prepare import Job, prepare
+from engine.run.plan import explain_changes, part_name
+from engine.run.schedule import SHARDS_PER_WORKER
+
+
+@dataclass(frozen=True, slots=True)
+class DataInFlight:
+    """Memory that one actor's rows take, beside the graph's own working set and the fetched columns.
+
+    Exact where all columns read are fixed-width; the fetches' dtypes and shapes are known when the graph is loaded.
+    """
+
+    shards_at_once: int
+    """Shards that one actor works on side by side."""
+    slice_bytes: int
+    """The largest slice of the first file, as Arrow memory."""
+    converted_bytes: int
+    """Arrays made from that slice where a column is not fed as it lies."""
+    batch_bytes: int
+    """One batch of the fed tensors."""
+    part_bytes: int
+    """Kept columns of one slice, being encoded."""
+    is_exact: bool
+    """Whether all columns read are fixed-width; else the bytes are what the footer says."""
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes in flight in one actor."""
+        return self.shards_at_once * (self.slice_bytes + self.converted_bytes + self.batch_bytes + self.part_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a job would do."""
+
+    plan_id: str
+    """Identity of the job."""
+    model: str
+    """Model file."""
+    num_files: int
+    """Input files."""
+    input_bytes: int
+    """Their bytes on disk."""
+    num_shards: int
+    """Shards, each of which becomes one part."""
+    shard_bytes: int
+    """Input bytes per shard, at most."""
+    num_done: int
+    """Parts that the output folder holds already."""
+    refusal: str
+    """Why the output folder would be refused, if it would."""
+    batch_rows: int
+    """Rows per graph call."""
+    feeds: tuple[tuple[str, str, str], ...]
+    """For each feed: column, its Arrow type, and the tensor."""
+    fetches: tuple[tuple[str, str], ...]
+    """For each fetch: tensor and column."""
+    kept: tuple[tuple[str, str], ...]
+    """For each kept column: name and Arrow type."""
+    memory: DataInFlight
+    """Data in flight in one actor."""
+    output: str
+    """Output folder."""
+    parts: tuple[str, ...]
+    """First and last part."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the preview as JSON takes it."""
+        document = asdict(self)
+        document["memory"]["total_bytes"] = self.memory.total_bytes
+        return document
+
+
+def preview(config: JobConfig) -> Preview:
+    """Say what `score` would do with these settings.
+
+    Raises:
+        Mistake: as `score` would, before Ray is touched.
+    """
+    job = prepare(config)
+    shards, ledger = job.plan.shards, Ledger(job.config.output)
+    earlier, refusal, num_done = ledger.read_plan(), "", 0
+    if earlier is not None and not earlier.get("discarding") and not job.config.overwrite:
+        changes = explain_changes(earlier["settings"], job.plan.settings, ledger.read_inputs(), job.plan.files)
+        refusal = "; ".join(changes)
+        num_done = 0 if refusal else len(ledger.find_parts(job.part_names))
+    return Preview(
+        plan_id=job.plan.plan_id,
+        model=job.config.model,
+        num_files=len(job.plan.files),
+        input_bytes=sum(file.size_bytes for file in job.plan.files),
+        num_shards=len(shards),
+        shard_bytes=job.plan.shard_bytes,
+        num_done=num_done,
+        refusal=refusal,
+        batch_rows=job.plan.batch_rows,
+        feeds=tuple((f.column, str(job.read_schema.field(f.column).type), str(f.tensor)) for f in job.feeds),
+        fetches=tuple(job.config.fetch.items()),
+        kept=tuple((name, str(job.read_schema.field(name).type)) for name in job.keep),
+        memory=measure_memory(job),
+        output=job.config.output,
+        parts=tuple(part_name(shards[i], len(shards)) for i in sorted({0, len(shards) - 1})),
+    )
+
+
+def measure_memory(job: Job) -> DataInFlight:
+    """Work out an actor's data in flight from the first file's footer."""
+    with open_parquet(job.plan.files[0].path) as file:
+        metadata, schema = file.metadata, file.schema_arrow
+    read = dict.fromkeys([*job.read_schema.names, *job.keep])
+    groups = read_row_groups(metadata, schema, list(read))
+    slices = cut_slices(groups, job.plan.batch_rows)
+    row_bytes = sum(group.num_bytes for group in groups) / max(1, metadata.num_rows)
+    rows = max((each.rows_per_read for each in slices), default=0)
+    kept_groups = read_row_groups(metadata, schema, list(job.keep))
+    kept_row_bytes = sum(group.num_bytes for group in kept_groups) / max(1, metadata.num_rows)
+    fed_row_bytes = [feed.row_bytes() or 0.0 for feed in job.feeds]
+    converted = [width for feed, width in zip(job.feeds, fed_row_bytes, strict=True) if not _is_view(job, feed.column)]
+    return DataInFlight(
+        shards_at_once=SHARDS_PER_WORKER,
+        slice_bytes=round(rows * row_bytes),
+        converted_bytes=round(rows * sum(converted)),
+        batch_bytes=round(job.plan.batch_rows * sum(fed_row_bytes)),
+        part_bytes=round(rows * kept_row_bytes),
+        is_exact=all(row_width(schema.field(name).type) is not None for name in read),
+    )
+
+
+def _is_view(job: Job, column: str) -> bool:
+    """Whether a column's values lie in Arrow's memory as the tensor takes them."""
+    tensor = next(feed.tensor for feed in job.feeds if feed.column == column)
+    leaf = job.read_schema.field(column).type
+    while hasattr(leaf, "value_type"):
+        leaf = leaf.value_type
+    try:
+        return bool(np.dtype(leaf.to_pandas_dtype()) == np.dtype(tensor.dtype)) or "binary" in str(leaf)
+    except (TypeError, NotImplementedError):
+        return False

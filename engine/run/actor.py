@@ -1,0 +1,153 @@
+"""What runs inside one actor: load the model once, then score shards. Knows nothing of Ray's API.
+
+`engine.run.cluster` wraps `ScoringActor` for Ray. Its methods return errors instead of raising them, so that a
+failure crosses as a value of ours with its cause. Start at `ScoringActor`.
+"""
+
+import os
+import socket
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+import engine
+from engine.data.ledger import read_plan_id
+from engine.errors import ClusterError, DataError, EngineError, JobFailedError
+from engine.model.session import ModelSession, SessionOptions, load_session
+from engine.run.plan import Shard
+from engine.run.shard import Scorer, ScoringSpec, ShardResult
+from engine.run.versions import installed_versions
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What an actor says once it has loaded the model."""
+
+    node: str
+    """Host name."""
+    pid: int
+    """Process id."""
+    device: str
+    """Kind of device that the session computes on: CPU or GPU."""
+    visible_gpus: str
+    """CUDA_VISIBLE_DEVICES as Ray assigned it; empty where all GPUs are hidden."""
+    threads: int
+    """Threads of the session."""
+    schema: pa.Schema
+    """Schema of the parts that it would write."""
+    seconds: float
+    """Seconds to import TensorFlow, load the graph and bind."""
+    peak_bytes: int
+    """Peak memory of the process after loading."""
+
+    def device_facts(self) -> dict[str, Any]:
+        """Return what the summary tells of this actor."""
+        names = ("node", "pid", "device", "visible_gpus", "threads")
+        return {name: getattr(self, name) for name in names}
+
+
+class ScoringActor:
+    """Loads one model into its own Graph and Session, and scores shards with it, several at once."""
+
+    def __init__(self) -> None:
+        """Make an actor without a model; `load` comes next."""
+        self._scorer: Scorer | None = None
+        self._session: ModelSession | None = None
+
+    def load(
+        self, spec: ScoringSpec, model: npt.NDArray[np.uint8], options: SessionOptions
+    ) -> LoadReport | EngineError:
+        """Check what only this node can see, load the model and bind it.
+
+        Args:
+            spec: the job.
+            model: bytes of the GraphDef, shared by the actors of a node.
+            options: threads and GPU share.
+
+        Returns:
+            A report, or the reason why this actor cannot score.
+        """
+        started = time.perf_counter()
+        try:
+            check_node(spec)
+            pa.set_cpu_count(options.threads)
+            # Ray has set the variable where the actor has a share; hiding the rest is the session's.
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if options.gpu_share else ""
+            tensors, columns = [name for name, _ in spec.feeds], [name for name, _ in spec.fetches]
+            self._session = load_session(
+                model.tobytes(), tensors, columns, spec.constants, spec.init_ops, options
+            )
+            self._scorer = Scorer(spec, self._session)
+            return LoadReport(
+                node=socket.gethostname(),
+                pid=os.getpid(),
+                device=self._session.device,
+                visible_gpus=visible,
+                threads=options.threads,
+                schema=self._scorer.schema,
+                seconds=time.perf_counter() - started,
+                peak_bytes=_peak_bytes(),
+            )
+        except EngineError as error:
+            return error
+        except Exception as error:  # the boundary: what nobody foresaw becomes a failure with its traceback
+            return _unforeseen("loading the model", error)
+
+    def score(self, shard: Shard) -> ShardResult | EngineError:
+        """Score one shard; returns its result, or the reason why it failed."""
+        try:
+            if self._scorer is None:
+                return JobFailedError("an actor was given a shard before it had loaded the model")
+            return self._scorer.score(shard)
+        except DataError as error:
+            return DataError(f"shard {shard.shard_id}: {error.message}")
+        except EngineError as error:
+            return type(error)(f"shard {shard.shard_id}: {error}")
+        except Exception as error:  # the shard boundary
+            return _unforeseen(f"shard {shard.shard_id}", error)
+
+
+def check_node(spec: ScoringSpec) -> None:
+    """Check what only this node can see: the code, the output folder and the first input.
+
+    Raises:
+        ClusterError: naming the node, what it lacks and what to do.
+    """
+    node = socket.gethostname()
+    mine = installed_versions()
+    odd = [f"{name} {mine.get(name)} where the driver has {want}" for name, want in spec.versions.items() if mine.get(name) != want]
+    if odd:
+        raise ClusterError(f"node {node} runs {', '.join(odd)} ({Path(engine.__file__).parent}); install the same lock")
+    found = read_plan_id(spec.output)
+    if found is None:
+        raise ClusterError(f"node {node} does not see the output folder {spec.output}; use a path that all nodes share")
+    if found != spec.plan_id:
+        raise ClusterError(f"{spec.output} was taken over by another job while this one started")
+    path = spec.first_shard.pieces[0].path
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise ClusterError(
+            f"node {node} does not see {path} ({error.strerror}); use a path that all nodes share"
+        ) from error
+
+
+def _unforeseen(where: str, error: Exception) -> EngineError:
+    trace = "".join(traceback.format_exception(error))
+    return JobFailedError(f"{where}: {type(error).__name__}: {error}\n{trace}")
+
+
+def _peak_bytes() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+

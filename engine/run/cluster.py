@@ -1,0 +1,316 @@
+"""Runs shards on a Ray cluster: starts or joins it, holds the actors, and turns Ray's errors into ours.
+
+The scheduler decides; this room only does what it says and reports what happened. Every wait has a deadline.
+Start at `Cluster` and `run_shards`.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import ray
+import ray.exceptions
+
+from engine.errors import ClusterError, EngineError, JobFailedError, JobInterrupted
+from engine.model.session import SessionOptions
+from engine.run.actor import LoadReport, ScoringActor
+from engine.run.plan import Shard
+from engine.run.outcome import PoolRun, Watcher
+from engine.run.pool import NodeSize, PoolSize
+from engine.run.schedule import (
+    SHARDS_PER_WORKER,
+    Action,
+    AssignAttempt,
+    Event,
+    Finish,
+    LoadFailed,
+    Scheduler,
+    ShardDone,
+    ShardFailed,
+    StartWorker,
+    Tick,
+    WorkerLost,
+    WorkerReady,
+)
+from engine.run.shard import ScoringSpec
+
+CONNECT_SECONDS = 2.0
+TICK_SECONDS = 0.5
+# A cluster's autoscaler takes minutes to add a GPU node; ten without one ready actor is no start but a failure.
+READY_SECONDS = 600.0
+NOTICE_SECONDS = 10.0
+CURRENT_CLUSTER_FILE = "/tmp/ray/ray_current_cluster"
+
+
+class Cluster:
+    """A Ray cluster that was joined, or one that lives as long as this context."""
+
+    def __init__(self, address: str | None) -> None:
+        """Remember where to connect: `address`, else RAY_ADDRESS, else a new cluster on this machine."""
+        self._address = address or os.environ.get("RAY_ADDRESS") or "local"
+        self._is_mine = False
+        self.start_seconds = 0.0
+        """Seconds that it took to start or join."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the cluster is this one machine's own, to which no node will be added."""
+        return self._address == "local"
+
+    def check_address(self) -> None:
+        """Find out within seconds whether there is a cluster at all.
+
+        Raises:
+            ClusterError: if nothing answers there; Ray itself would try for 20 s.
+        """
+        if self.is_local or ray.is_initialized():
+            return
+        address = self._address
+        if "://" in address:
+            raise ClusterError(
+                f"--address {address}: expected HOST:PORT of the cluster's head (or auto on one of its nodes); "
+                "from outside a cluster use ray job submit"
+            )
+        if address == "auto" and os.path.exists(CURRENT_CLUSTER_FILE):
+            with open(CURRENT_CLUSTER_FILE) as file:
+                address = file.read().strip()
+        if address == "auto":
+            return
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit():
+            raise ClusterError(f"--address {address}: expected HOST:PORT, as in 10.0.0.5:6379")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise ClusterError(
+                f"--address {address}: no Ray cluster answers there ({error}); "
+                "start one with ray start --head, or leave --address out for one on this machine"
+            ) from error
+
+    def __enter__(self) -> Self:
+        """Start or join the cluster.
+
+        Raises:
+            ClusterError: if that fails.
+        """
+        if ray.is_initialized():
+            return self
+        self.check_address()
+        started = time.monotonic()
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"ray\.")
+        options: dict[str, Any] = {"include_dashboard": False} if self.is_local else {}
+        try:
+            ray.init(self._address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        except ray.exceptions.AuthenticationError as error:
+            raise ClusterError(
+                f"--address {self._address}: the cluster asks for a token: set RAY_AUTH_MODE=token and give the "
+                f"cluster's token as its operator tells ({error})"
+            ) from error
+        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+            raise ClusterError(f"--address {self._address}: cannot use this Ray cluster: {error}") from error
+        self._is_mine = True
+        self.start_seconds = time.monotonic() - started
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the cluster; a local one ends."""
+        if self._is_mine:
+            ray.shutdown()
+
+    def nodes(self) -> list[NodeSize]:
+        """Return what each living node offers."""
+        resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return [NodeSize(each.get("CPU", 0.0), each.get("GPU", 0.0)) for each in resources]
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call to an actor that has not returned."""
+
+    worker_id: int
+    shard_id: int | None
+    """The shard, or None while the model is being loaded."""
+
+
+def run_shards(
+    spec: ScoringSpec, model: bytes, shards: Sequence[Shard], pool: PoolSize, watcher: Watcher
+) -> PoolRun:
+    """Score `shards` on `pool`'s actors of the cluster that this process has joined.
+
+    Returns:
+        What happened; `error` holds the first cause where the job could not go on.
+
+    Raises:
+        JobInterrupted: on SIGINT or SIGTERM.
+    """
+    driver = _Driver(spec, model, shards, pool, watcher)
+    with _interruptible():
+        try:
+            driver.run()
+        finally:
+            driver.close()
+    return driver.outcome
+
+
+class _Driver:
+    """The loop between the scheduler and Ray, for one run."""
+
+    def __init__(
+        self, spec: ScoringSpec, model: bytes, shards: Sequence[Shard], pool: PoolSize, watcher: Watcher
+    ) -> None:
+        self._spec = ray.put(spec)
+        self._model = ray.put(np.frombuffer(model, np.uint8))
+        self._shards = {shard.shard_id: shard for shard in shards}
+        self._pool = pool
+        self._watcher = watcher
+        self._scheduler = Scheduler(self._shards, pool.num_actors)
+        self._actors: dict[int, Any] = {}
+        self._calls: dict[Any, _Call] = {}
+        self._halved: dict[int, int] = {}
+        self._is_over = False
+        self._first_assigned: float | None = None
+        self._started = self._waiting_since = time.monotonic()
+        self._was_noticed = False
+        self.outcome = PoolRun()
+
+    def run(self) -> None:
+        self._do(self._scheduler.start())
+        while not self._is_over:
+            ready: list[Any] = []
+            if self._calls:
+                ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=TICK_SECONDS)
+            else:  # every shard left waits for its retry
+                time.sleep(TICK_SECONDS)
+            self._watcher.on_tick()
+            events = [event for ref in ready if (event := self._receive(ref))] or [Tick()]
+            for event in events:
+                self._do(self._scheduler.handle(event, time.monotonic()))
+            self._check_deadline()
+        self.outcome.num_attempts = self._scheduler.attempts
+        self.outcome.actors_lost = self._scheduler.workers_lost
+        self.outcome.batches_halved = sum(self._halved.values())
+
+    def _do(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case StartWorker(worker_id):
+                    self._start(worker_id)
+                case AssignAttempt(worker_id, shard_id, _):
+                    self._first_assigned = self._first_assigned or time.monotonic()
+                    ref = self._actors[worker_id].score.remote(self._shards[shard_id])
+                    self._calls[ref] = _Call(worker_id, shard_id)
+                case Finish(error):
+                    self._is_over = True
+                    self.outcome.error = error
+
+    def _start(self, worker_id: int) -> None:
+        actor_class: Any = ray.remote(max_restarts=0, max_task_retries=0)(ScoringActor)
+        options = {"num_cpus": self._pool.cpus, "num_gpus": self._pool.gpus, "max_concurrency": SHARDS_PER_WORKER}
+        actor = actor_class.options(**options).remote()
+        self._actors[worker_id] = actor
+        ref = actor.load.remote(self._spec, self._model, SessionOptions(self._pool.threads, self._pool.gpus))
+        self._calls[ref] = _Call(worker_id, None)
+
+    def _receive(self, ref: Any) -> Event | None:
+        call = self._calls.pop(ref)
+        try:
+            value = ray.get(ref)
+        except ray.exceptions.RayTaskError as error:
+            cause = JobFailedError(f"an actor failed outside its own code: {error}")
+            return LoadFailed(call.worker_id, cause)
+        except ray.exceptions.RayError as error:
+            return self._lose(call.worker_id, error)
+        if call.shard_id is None:
+            return self._loaded(call.worker_id, value)
+        if isinstance(value, EngineError):
+            return ShardFailed(call.worker_id, call.shard_id, value)
+        self.outcome.results[call.shard_id] = value
+        self._halved[call.worker_id] = max(self._halved.get(call.worker_id, 0), value.batches_halved)
+        self.outcome.attempts[call.shard_id] = self._scheduler.attempts_of(call.shard_id)
+        self.outcome.scoring_seconds = time.monotonic() - (self._first_assigned or self._started)
+        self._watcher.on_result(value)
+        return ShardDone(call.worker_id, call.shard_id)
+
+    def _loaded(self, worker_id: int, value: LoadReport | EngineError) -> Event:
+        if isinstance(value, EngineError):
+            return LoadFailed(worker_id, value)
+        if not self.outcome.reports:
+            self.outcome.load_seconds = time.monotonic() - self._started
+            try:
+                self._watcher.on_loaded(value)
+            except EngineError as error:
+                return LoadFailed(worker_id, error)
+        first = (self.outcome.reports or [value])[0]
+        if not value.schema.equals(first.schema):
+            return LoadFailed(
+                worker_id,
+                ClusterError(
+                    f"node {value.node} would write the schema {value.schema}, node {first.node} {first.schema}; "
+                    "fetch tensors of one shape"
+                ),
+            )
+        self.outcome.reports.append(value)
+        return WorkerReady(worker_id)
+
+    def _lose(self, worker_id: int, error: Exception) -> Event:
+        self._calls = {ref: call for ref, call in self._calls.items() if call.worker_id != worker_id}
+        ray.kill(self._actors.pop(worker_id), no_restart=True)
+        reason = str(error).strip().splitlines()
+        return WorkerLost(worker_id, f"{type(error).__name__}: {' '.join(line.strip() for line in reason)[:600]}")
+
+    def _check_deadline(self) -> None:
+        """End a run in which no actor gets ready."""
+        if any(call.shard_id is not None for call in self._calls.values()) or self._is_over:
+            self._waiting_since = time.monotonic()
+            return
+        waited = time.monotonic() - self._waiting_since
+        if waited > NOTICE_SECONDS and not self._was_noticed:
+            self._was_noticed = True
+            self._watcher.on_notice(f"waiting for {self._pool}; the cluster has free: {_free_resources()}")
+        if waited > READY_SECONDS:
+            self._is_over = True
+            self.outcome.error = ClusterError(
+                f"no actor got ready within {READY_SECONDS:.0f} s: asked were {self._pool}, the cluster has free: "
+                f"{_free_resources()}"
+            )
+
+    def close(self) -> None:
+        for actor in self._actors.values():
+            ray.kill(actor, no_restart=True)
+
+
+def _free_resources() -> str:
+    free = ray.available_resources()
+    return ", ".join(f"{free.get(name, 0):g} {name}" for name in ("CPU", "GPU"))
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Raise JobInterrupted on SIGINT and SIGTERM; installed here because ray.init replaces the handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, _: object) -> None:
+        raise JobInterrupted(f"interrupted by {signal.Signals(number).name}; finished parts stay, rerun to resume")
+
+    before: Mapping[signal.Signals, Any] = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

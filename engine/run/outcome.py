@@ -1,0 +1,48 @@
+"""What a run of shards tells while it goes on and once it is over. Values only."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from engine.errors import EngineError
+from engine.run.actor import LoadReport
+from engine.run.shard import ShardResult
+
+
+@dataclass(slots=True)
+class PoolRun:
+    """What happened while shards ran."""
+
+    results: dict[int, ShardResult] = field(default_factory=dict)
+    """Results by shard."""
+    attempts: dict[int, int] = field(default_factory=dict)
+    """Attempts by shard, of those done."""
+    reports: list[LoadReport] = field(default_factory=list)
+    """A report of every actor that loaded the model."""
+    num_attempts: int = 0
+    """Attempts handed out."""
+    actors_lost: int = 0
+    """Actors lost."""
+    ray_start_seconds: float = 0.0
+    """Seconds to start or join Ray."""
+    load_seconds: float = 0.0
+    """Seconds from the first actor asked for to the first ready."""
+    scoring_seconds: float = 0.0
+    """Seconds from the first shard given to a loaded actor to the last commit."""
+    batches_halved: int = 0
+    """Batches halved because a device ran out of memory."""
+    error: EngineError | None = None
+    """First cause, if the job cannot go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """What a caller wants to hear of while shards run."""
+
+    on_loaded: Callable[[LoadReport], None]
+    """The first actor is ready; raises a Mistake if the job cannot go on with what it reports."""
+    on_result: Callable[[ShardResult], None]
+    """A shard is done."""
+    on_notice: Callable[[str], None]
+    """Something that a person would want to know."""
+    on_tick: Callable[[], None]
+    """Called at least every half second."""

@@ -1,0 +1,90 @@
+"""What a job did, in numbers. Pure. Start at `summarise`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The figures of `summary.json`; "this run" leaves out parts that an earlier run had scored."""
+
+    plan_id: str
+    """Plan that the output belongs to."""
+    output: str
+    """Output folder."""
+    rows_in: int
+    """Input rows of the whole job."""
+    rows_out: int
+    """Rows written by the whole job."""
+    rows_quarantined: int
+    """Rows set aside with a reason."""
+    rows_filtered: int
+    """Rows left out by a filter."""
+    parts: int
+    """Parts of the whole job."""
+    parts_earlier: int
+    """Parts that an earlier run had written."""
+    seconds_total: float
+    """Seconds of this run, from the call to the end."""
+    seconds_ray_start: float
+    """Seconds to start or join Ray."""
+    seconds_load: float
+    """Seconds from the first actor asked for to the first that had loaded the model."""
+    scoring_seconds: float
+    """Seconds from the first shard given to a loaded actor to the last commit, this run only."""
+    rows_per_second: float
+    """This run's rows over `scoring_seconds`; 0 where nothing was left to score."""
+    session_share: float
+    """Share of actor time (actors x scoring seconds) inside the session."""
+    bottleneck: str
+    """The phase that took most of the shards' time, in words."""
+    phase_seconds: Mapping[str, float]
+    """Seconds of all shards by phase: read, bind, session, write."""
+    attempts: int
+    """Attempts handed out in this run."""
+    actors: int
+    """Actors that loaded the model."""
+    actors_lost: int
+    """Actors lost on the way."""
+    devices: tuple[Mapping[str, Any], ...]
+    """For each actor: node, process id, kind of device, visible GPUs, threads."""
+    model_load_bytes: int
+    """Largest peak memory of an actor's process after loading the model."""
+    batch_size: int
+    """Rows per graph call."""
+    batches_halved: int
+    """Times that a batch was halved because a device ran out of memory."""
+    bytes_stable: bool
+    """Whether another run of the plan gives the same bytes."""
+    bytes_stable_reason: str
+    """Why not, if not."""
+    versions: Mapping[str, str]
+    """Versions of engine, tensorflow, pyarrow and ray."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary as JSON takes it."""
+        return asdict(self)
+
+
+PHASES = {
+    "read": ("reading", "more CPUs per actor (--cpus-per-actor)"),
+    "bind": ("converting columns", "columns of the tensor's own dtype, as fixed-size lists"),
+    "session": ("the graph", "more actors or GPUs"),
+    "write": ("writing", "fewer kept columns (--keep)"),
+}
+
+
+def find_bottleneck(phase_seconds: Mapping[str, float]) -> str:
+    """Name the phase that took most of the shards' time, with its share and what would help."""
+    total = sum(phase_seconds.values())
+    if not total:
+        return "nothing was scored"
+    phase = max(phase_seconds, key=lambda name: phase_seconds[name])
+    name, advice = PHASES[phase]
+    return f"{name}: {phase_seconds[phase] / total:.0%} of the shards' time; {advice} would help"
+
+
+def add_phases(seconds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Add up the seconds by phase of several shards."""
+    return {phase: sum(each[phase] for each in seconds) for phase in PHASES}

@@ -1,0 +1,116 @@
+"""Tables for people: a summary, a plan, a model. Writes to the stream that it is given.
+
+Start at `print_summary`, `print_preview` and `print_description`.
+"""
+
+import shlex
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, TextIO
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from engine.model.graphdef import GraphDescription
+    from engine.preview import Preview
+    from engine.run.summary import Summary
+
+SHOWN = 8
+
+
+def _print(title: str, rows: Iterable[tuple[str, str]], stream: TextIO) -> None:
+    table = Table(title=title, show_header=False, title_justify="left", box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in rows:
+        table.add_row(name, text)
+    # Files and pipes get whole lines: a path that was folded cannot be pasted.
+    console = Console(file=stream, highlight=False, markup=False, width=None if stream.isatty() else 10_000)
+    console.print(table)
+
+
+def bytes_text(num_bytes: float) -> str:
+    """Write bytes with a binary unit: `64.0 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} TiB"
+
+
+def print_summary(summary: "Summary", stream: TextIO) -> None:
+    """Print the figures of a job."""
+    earlier = f" ({summary.parts_earlier} of them by an earlier run)" if summary.parts_earlier else ""
+    rows = [
+        ("rows", f"{summary.rows_in:,} in, {summary.rows_out:,} out, {summary.rows_quarantined:,} quarantined"),
+        ("parts", f"{summary.parts}{earlier} in {summary.output}"),
+        ("plan", summary.plan_id),
+    ]
+    if summary.attempts:
+        rows += [
+            ("rows per second", f"{summary.rows_per_second:,.0f} over {summary.scoring_seconds:.2f} s of scoring"),
+            ("seconds", f"{summary.seconds_total:.1f} in all, {summary.seconds_ray_start:.1f} for Ray to start, "
+             f"{summary.seconds_load:.1f} to load the model"),
+            ("actors", f"{summary.actors}, {summary.actors_lost} lost, {summary.attempts} attempts, "
+             f"batches of {summary.batch_size}"),
+            ("in the session", f"{summary.session_share:.0%} of actor time"),
+            ("most time", summary.bottleneck),
+        ]  # fmt: skip
+    else:
+        rows.append(("this run", "nothing was left to score"))
+    if not summary.bytes_stable:
+        rows.append(("bytes not stable", summary.bytes_stable_reason))
+    _print("Scored" if summary.attempts else "Already scored", rows, stream)
+
+
+def print_preview(preview: "Preview", stream: TextIO) -> None:
+    """Print what a job would do."""
+    memory = preview.memory
+    exact = "exact" if memory.is_exact else "by the first footer, which may understate columns of varying width"
+    state = f"would be refused: {preview.refusal}" if preview.refusal else f"{preview.num_done} done already"
+    rows = [
+        ("plan", preview.plan_id),
+        ("model", preview.model),
+        ("input", f"{preview.num_files:,} files, {bytes_text(preview.input_bytes)}"),
+        ("shards", f"{preview.num_shards:,} of at most {bytes_text(preview.shard_bytes)}; {state}"),
+        ("batch", f"{preview.batch_rows} rows"),
+        *(("feed", f"{column} ({kind}) -> {tensor}") for column, kind, tensor in preview.feeds),
+        *(("fetch", f"{tensor} -> {column} (type known when loaded)") for tensor, column in preview.fetches),
+        *(("keep", f"{name} ({kind})") for name, kind in preview.kept),
+        ("data in flight", f"{bytes_text(memory.total_bytes)} an actor, {exact}: {memory.shards_at_once} shards x ("
+         f"slice {bytes_text(memory.slice_bytes)} + converted {bytes_text(memory.converted_bytes)} + "
+         f"batch {bytes_text(memory.batch_bytes)} + part {bytes_text(memory.part_bytes)}), and the fetches' columns"),
+        ("output", f"{preview.output}/"),
+        *(("", name) for name in preview.parts),
+    ]  # fmt: skip
+    _print("Plan", rows, stream)
+
+
+def print_description(model: str, description: "GraphDescription", stream: TextIO) -> None:
+    """Print what a graph holds."""
+    operations = [f"{name} x{count}" for name, count in description.operations]
+    more = f" and {len(operations) - SHOWN} other types" if len(operations) > SHOWN else ""
+    rows = [
+        ("model", model),
+        ("size", bytes_text(description.size_bytes)),
+        ("parameters", f"{description.parameters:,}"),
+        ("operations", f"{sum(count for _, count in description.operations):,}: {', '.join(operations[:SHOWN])}{more}"),
+        ("producer", str(description.producer)),
+        *(("input", str(spec)) for spec in description.inputs),
+        *(("likely output", f"{spec.name} (dtype and shape known when loaded)") for spec in description.outputs),
+    ]
+    if description.variables:
+        rows.append(("not frozen", f"{len(description.variables)} variables, first: {description.variables[0]}"))
+    rows.append(("to score", command_to_paste(model, description)))
+    _print("Model", rows, stream)
+
+
+def command_to_paste(model: str, description: "GraphDescription") -> str:
+    """Return a command that scores with the graph's own tensor names."""
+    required = [spec for spec in description.inputs if spec.dtype is not None]
+    words = ["icefloe", "score", "--model", model, "--input", "INPUT", "--output", "OUTPUT"]
+    for flag, specs in (("--feed", required), ("--fetch", description.outputs)):
+        for spec in specs:
+            column = spec.name.partition(":")[0].rpartition("/")[2]
+            words += [flag, f"{spec.name}={column}"]
+    return shlex.join(words)

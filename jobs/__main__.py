@@ -1,0 +1,20 @@
+"""The command `icefloe`, and `python -m jobs`: every verb under one name."""
+
+from jobs.command_line import new_app, run_app, with_job_options
+from jobs.describe import describe
+from jobs.plan import plan
+from jobs.score import score
+
+app = new_app()
+app.command(with_job_options(score))
+app.command(with_job_options(plan))
+app.command(describe)
+
+
+def main() -> None:
+    """Run the command line's words."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Turns `JobConfig` into flags, and errors into exit codes; the verbs share it.
+
+The flags, their help and their checks all come from the one definition in `engine.config`; cyclopts reads the
+words of the command line, pydantic judges them. Start at `with_job_options` and `run_app`.
+"""
+
+import inspect
+import json
+import os
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_origin
+
+import cyclopts
+
+from engine.config import JobConfig, build_config
+from engine.errors import ConfigError, EngineError
+
+Verb = Callable[..., None]
+
+
+def new_app() -> cyclopts.App:
+    """Return an application without verbs."""
+    return cyclopts.App(
+        name="icefloe",
+        help="Score Parquet with frozen TensorFlow graphs on Ray.",
+        version_flags=["--version"],
+        help_format="plaintext",
+    )
+
+
+def with_job_options(verb: Verb) -> Verb:
+    """Give `verb(config, **own)` a flag for every field of `JobConfig`, and `--config`.
+
+    The flags reach the verb as one checked `JobConfig`; its own keyword parameters stay flags of their own.
+    """
+    own = list(inspect.signature(verb).parameters.values())[1:]
+
+    def command(**given: Any) -> None:
+        mine = {parameter.name: given.pop(parameter.name, parameter.default) for parameter in own}
+        settings = read_job_file(given.pop("config", None))
+        settings.update({name: value for name, value in given.items() if value is not None})
+        verb(build_config(settings), **mine)
+
+    help_text = "TOML file with any of these options (underscores in names); flags win over it."
+    config = inspect.Parameter(
+        "config", inspect.Parameter.KEYWORD_ONLY, default=None,
+        annotation=Annotated[str | None, cyclopts.Parameter(help=help_text, show_default=False)],
+    )  # fmt: skip
+    command.__signature__ = inspect.Signature([*map(_parameter, JobConfig.model_fields), config, *own])  # type: ignore[attr-defined]
+    command.__doc__ = verb.__doc__
+    command.__name__ = verb.__name__
+    return command
+
+
+def _parameter(name: str) -> inspect.Parameter:
+    field = JobConfig.model_fields[name]
+    annotation: Any = str | None
+    is_many = get_origin(field.annotation) in (tuple, dict) or name == "keep"
+    if field.annotation is bool:
+        annotation = bool | None
+    elif is_many:
+        annotation = tuple[str, ...] | None
+    settings = cyclopts.Parameter(
+        help=field.description, consume_multiple=is_many, negative="", show_default=False
+    )
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation, settings]
+    )
+
+
+def read_job_file(path: str | None) -> dict[str, Any]:
+    """Read `job.toml`; an absent path is an empty file.
+
+    Raises:
+        ConfigError: if it cannot be read or is no TOML.
+    """
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: no TOML: {error}") from error
+
+
+def run_app(app: cyclopts.App, words: list[str] | None = None) -> None:
+    """Run a command and exit: 0 done, 1 failed, 2 a mistake, 130 interrupted."""
+    sys.exit(run(app, words))
+
+
+def run(app: cyclopts.App, words: list[str] | None = None) -> int:
+    """Run a command and return its exit code; errors are one message on stderr."""
+    try:
+        app(words, exit_on_error=False, print_error=False, result_action="return_value")
+    except cyclopts.CycloptsError as error:
+        return _fail(str(error), 2)
+    except EngineError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted before the job began", 130)
+    except BrokenPipeError:  # the reader of our output has gone, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"icefloe: error: {message}\n")
+    return code
+
+
+def print_json(document: object) -> None:
+    """Write one JSON document to stdout."""
+    sys.stdout.write(json.dumps(document, indent=1) + "\n")

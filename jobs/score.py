@@ -1,0 +1,34 @@
+"""`icefloe score`: score Parquet with a frozen graph."""
+
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from engine.config import JobConfig
+from jobs.command_line import new_app, print_json, run_app, with_job_options
+
+
+def score(
+    config: JobConfig,
+    *,
+    json: Annotated[bool, Parameter(help="Print the summary as JSON.", negative="", show_default=False)] = False,
+    quiet: Annotated[bool, Parameter(help="Show no progress.", negative="", show_default=False)] = False,
+) -> None:
+    """Score every row of the input, once; the same command again scores only what is missing."""
+    import engine.job
+    from engine.view.progress import make_progress
+    from engine.view.tables import print_summary
+
+    summary = engine.job.score(config, make_progress(sys.stderr, quiet))
+    if json:
+        print_json(summary.to_json())
+    else:
+        print_summary(summary, sys.stdout)
+
+
+app = new_app()
+app.default(with_job_options(score))
+
+if __name__ == "__main__":
+    run_app(app)
