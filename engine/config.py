@@ -6,6 +6,7 @@ Pure: nothing here reads a file or the environment. Start at `JobConfig` and `bu
 
 import difflib
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -101,7 +102,7 @@ def _share(value: object) -> object:
         share = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else -1.0
     except ValueError:
         share = -1.0
-    if not 0 <= share < 1e6 or (share > 1 and share != int(share)):  # Ray: amounts above 1 must be whole
+    if not (0 <= share < math.inf) or (share > 1 and share != int(share)):  # Ray: amounts above 1 must be whole
         raise ValueError("expected a fraction below 1 or a whole number")
     return share
 

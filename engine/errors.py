@@ -55,6 +55,7 @@ class DataError(EngineError):
     """A row or file that cannot be scored; `row_index` counts from 0 in what was being converted."""
 
     def __init__(self, message: str = "", row_index: int | None = None) -> None:
+        """Keep the message, and the row where it is known."""
         super().__init__(message, row_index)
         self.message = message
         self.row_index = row_index

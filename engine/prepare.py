@@ -14,7 +14,7 @@ from engine.data.binding import FeedBinding, bind_feed
 from engine.data.listing import InputFile, list_inputs
 from engine.data.output import check_output_names
 from engine.data.sink import ENCODING
-from engine.data.source import cut_slices, open_parquet, read_row_groups, select_schema
+from engine.data.source import open_parquet, read_row_groups, select_schema
 from engine.errors import ConfigError, GraphError, PlanError
 from engine.model.graphdef import Graph, check_ports, describe_tensor, find_random_operations, read_graph
 from engine.run.plan import (
@@ -100,7 +100,9 @@ def prepare(config: JobConfig) -> Job:
         feeds=feeds,
         read_schema=read_schema,
         keep=keep,
-        plan=make_plan(config, graph, files, keep, resolve_batch_rows(config.batch_size, _fixed_rows(feeds), row_bytes)),
+        plan=make_plan(
+            config, graph, files, keep, resolve_batch_rows(config.batch_size, _fixed_rows(feeds), row_bytes)
+        ),
         random_operations=tuple(find_random_operations(graph, [*config.feed, *constants], list(config.fetch))),
     )
 

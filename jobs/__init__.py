@@ -14,8 +14,8 @@ def _refuse_foreign_packages(folder: Path, home: Path) -> None:
             ours = home / name / "__init__.py"
             if found.exists() and not (ours.exists() and found.samefile(ours)):
                 sys.stderr.write(
-                    f"icefloe: error: the working folder holds a package {name} of its own, {found}, which Ray's actors "
-                    f"would import instead of {ours}; run icefloe from another folder\n"
+                    f"icefloe: error: the working folder holds a package {name} of its own, {found}, which Ray's "
+                    f"actors would import instead of {ours}; run icefloe from another folder\n"
                 )
                 raise SystemExit(2)
 

@@ -63,9 +63,7 @@ def _parameter(name: str) -> inspect.Parameter:
         annotation = bool | None
     elif is_many:
         annotation = tuple[str, ...] | None
-    settings = cyclopts.Parameter(
-        help=field.description, consume_multiple=is_many, negative="", show_default=False
-    )
+    settings = cyclopts.Parameter(help=field.description, consume_multiple=is_many, negative="", show_default=False)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation, settings]
     )

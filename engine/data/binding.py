@@ -119,9 +119,9 @@ class FeedColumn:
         self._binding = binding
         self._column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
         self._dense: Array | None = None
-        if binding.row_shape is not None and None not in binding.row_shape:
-            self._dense = to_tensor(binding, self._column)
-        elif None not in _peel_type(self._column.type)[0] and not _is_binary(_peel_type(self._column.type)[1]):
+        extents, leaf = _peel_type(self._column.type)
+        is_shape_known = binding.row_shape is not None and None not in binding.row_shape
+        if is_shape_known or (None not in extents and not _is_binary(leaf)):
             self._dense = to_tensor(binding, self._column)
 
     def batch(self, start: int, stop: int) -> Array:
@@ -282,11 +282,12 @@ def _peel_type(field_type: pa.DataType) -> tuple[Extents, pa.DataType]:
 
 
 def _is_number(field_type: pa.DataType) -> bool:
-    return pa.types.is_integer(field_type) or pa.types.is_floating(field_type) or pa.types.is_boolean(field_type)
+    kinds = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+    return any(is_kind(field_type) for is_kind in kinds)
 
 
 def _is_text(field_type: pa.DataType) -> bool:
-    return pa.types.is_string(field_type) or pa.types.is_large_string(field_type)
+    return any(is_kind(field_type) for is_kind in (pa.types.is_string, pa.types.is_large_string))
 
 
 def _is_binary(field_type: pa.DataType) -> bool:

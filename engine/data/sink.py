@@ -77,7 +77,7 @@ class PartWriter:
                 schema,
                 compression=ENCODING["compression"],
                 version=ENCODING["version"],
-                use_dictionary=dictionary_columns,  # type: ignore[arg-type]
+                use_dictionary=dictionary_columns,
             )
 
     def __enter__(self) -> Self:

@@ -17,8 +17,11 @@ from engine.data.arrow_errors import reading
 from engine.data.listing import Piece
 from engine.errors import DataError, SchemaError
 
-# Large enough that a read is worth its call, small enough that three at once on an actor stay below 1 GB.
-SLICE_BYTES = 64 * 2**20
+# 8 MiB stay in the caches from decoding to feeding and are reused by the allocator: 2M x 64 float32 on fresh
+# processes score at 1.34M rows/s, with slices of 64 MiB at 0.87M (2.0 s of them in the kernel, handing out memory).
+SLICE_BYTES = 8 * 2**20
+# Reading page by page through a small buffer, instead of a whole column chunk ahead, keeps that memory small.
+READ_BUFFER_BYTES = 2**20
 
 
 def open_parquet(path: str) -> pq.ParquetFile:
@@ -29,7 +32,7 @@ def open_parquet(path: str) -> pq.ParquetFile:
         StorageError: if it cannot be read for now.
     """
     with reading(path):
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_BUFFER_BYTES)
 
 
 def row_width(field_type: pa.DataType) -> int | None:
@@ -48,7 +51,7 @@ def row_width(field_type: pa.DataType) -> int | None:
 
 
 def _has_bit_width(field_type: pa.DataType) -> bool:
-    return pa.types.is_primitive(field_type) or pa.types.is_fixed_size_binary(field_type)
+    return bool(pa.types.is_primitive(field_type) or pa.types.is_fixed_size_binary(field_type))
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +195,8 @@ def _check_schema(path: str, found: pa.Schema, expected: pa.Schema) -> None:
         if index < 0:
             raise DataError(f"{path}: no column {field.name!r}, which the first input file has ({field.type})")
         if found.field(index).type != field.type:
-            raise DataError(
-                f"{path}: column {field.name!r} is {found.field(index).type} where the first input file has {field.type}"
-            )
+            now = found.field(index).type
+            raise DataError(f"{path}: column {field.name!r} is {now} where the first input file has {field.type}")
 
 
 def select_schema(schema: pa.Schema, columns: Sequence[str], path: str) -> pa.Schema:

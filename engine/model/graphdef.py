@@ -100,7 +100,7 @@ def _read_shape(graph: Graph, node: Any, proto: Any) -> Shape:
 
 def dtype_name(number: int) -> str:
     """Return TensorFlow's name of a dtype number: 1 is `float32`."""
-    name = DataType.Name(number).removeprefix("DT_").removesuffix("_REF").lower()  # type: ignore[arg-type]
+    name = str(DataType.Name(number)).removeprefix("DT_").removesuffix("_REF").lower()
     return {"float": "float32", "double": "float64", "half": "float16"}.get(name, name)
 
 

@@ -103,7 +103,7 @@ class ModelSession:
                 return [np.asarray(value) for value in self._session.run(self._fetches, feed)]
         except self._tf.errors.ResourceExhaustedError as error:
             fixed = any(tensor.shape.rank and tensor.shape[0] is not None for tensor in self._feeds.values())
-            if num_rows < 2 or fixed:
+            if num_rows == 1 or fixed:
                 raise GraphError(f"the device has no room for a batch of {num_rows} rows: {error.message}") from error
             with self._lock:
                 self.max_rows = min(self.max_rows or num_rows, num_rows // 2)

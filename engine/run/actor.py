@@ -5,10 +5,10 @@ failure crosses as a value of ours with its cause. Start at `ScoringActor`.
 """
 
 import os
+import resource
 import socket
 import time
 import traceback
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,13 +77,11 @@ class ScoringActor:
         started = time.perf_counter()
         try:
             check_node(spec)
-            pa.set_cpu_count(options.threads)
+            _size_arrow(options.threads)
             # Ray has set the variable where the actor has a share; hiding the rest is the session's.
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if options.gpu_share else ""
             tensors, columns = [name for name, _ in spec.feeds], [name for name, _ in spec.fetches]
-            self._session = load_session(
-                model.tobytes(), tensors, columns, spec.constants, spec.init_ops, options
-            )
+            self._session = load_session(model.tobytes(), tensors, columns, spec.constants, spec.init_ops, options)
             self._scorer = Scorer(spec, self._session)
             return LoadReport(
                 node=socket.gethostname(),
@@ -122,7 +120,11 @@ def check_node(spec: ScoringSpec) -> None:
     """
     node = socket.gethostname()
     mine = installed_versions()
-    odd = [f"{name} {mine.get(name)} where the driver has {want}" for name, want in spec.versions.items() if mine.get(name) != want]
+    odd = [
+        f"{name} {mine.get(name)} where the driver has {want}"
+        for name, want in spec.versions.items()
+        if mine.get(name) != want
+    ]
     if odd:
         raise ClusterError(f"node {node} runs {', '.join(odd)} ({Path(engine.__file__).parent}); install the same lock")
     found = read_plan_id(spec.output)
@@ -140,14 +142,21 @@ def check_node(spec: ScoringSpec) -> None:
         ) from error
 
 
+def _size_arrow(threads: int) -> None:
+    """Keep Arrow's threads to the actor's share, and its memory warm.
+
+    With mimalloc (Arrow's default) pages go back to the kernel between slices and are zeroed again: 0.67M to 1.31M
+    rows/s on 2M x 64 float32, with jemalloc 1.02M to 1.35M and 90 MB less (four runs of each, taken in turn).
+    """
+    pa.set_cpu_count(threads)
+    if "jemalloc" in pa.supported_memory_backends():
+        pa.set_memory_pool(pa.jemalloc_memory_pool())
+
+
 def _unforeseen(where: str, error: Exception) -> EngineError:
     trace = "".join(traceback.format_exception(error))
     return JobFailedError(f"{where}: {type(error).__name__}: {error}\n{trace}")
 
 
 def _peak_bytes() -> int:
-    import resource
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-

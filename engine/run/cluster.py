@@ -4,15 +4,12 @@ The scheduler decides; this room only does what it says and reports what happene
 Start at `Cluster` and `run_shards`.
 """
 
-import contextlib
 import logging
 import os
-import signal
 import socket
-import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -21,11 +18,12 @@ import numpy as np
 import ray
 import ray.exceptions
 
-from engine.errors import ClusterError, EngineError, JobFailedError, JobInterrupted
+from engine.errors import ClusterError, EngineError, JobFailedError
 from engine.model.session import SessionOptions
 from engine.run.actor import LoadReport, ScoringActor
-from engine.run.plan import Shard
+from engine.run.interrupt import interruptible
 from engine.run.outcome import PoolRun, Watcher
+from engine.run.plan import Shard
 from engine.run.pool import NodeSize, PoolSize
 from engine.run.schedule import (
     SHARDS_PER_WORKER,
@@ -144,9 +142,7 @@ class _Call:
     """The shard, or None while the model is being loaded."""
 
 
-def run_shards(
-    spec: ScoringSpec, model: bytes, shards: Sequence[Shard], pool: PoolSize, watcher: Watcher
-) -> PoolRun:
+def run_shards(spec: ScoringSpec, model: bytes, shards: Sequence[Shard], pool: PoolSize, watcher: Watcher) -> PoolRun:
     """Score `shards` on `pool`'s actors of the cluster that this process has joined.
 
     Returns:
@@ -156,7 +152,7 @@ def run_shards(
         JobInterrupted: on SIGINT or SIGTERM.
     """
     driver = _Driver(spec, model, shards, pool, watcher)
-    with _interruptible():
+    with interruptible():
         try:
             driver.run()
         finally:
@@ -294,23 +290,3 @@ class _Driver:
 def _free_resources() -> str:
     free = ray.available_resources()
     return ", ".join(f"{free.get(name, 0):g} {name}" for name in ("CPU", "GPU"))
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Raise JobInterrupted on SIGINT and SIGTERM; installed here because ray.init replaces the handlers."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, _: object) -> None:
-        raise JobInterrupted(f"interrupted by {signal.Signals(number).name}; finished parts stay, rerun to resume")
-
-    before: Mapping[signal.Signals, Any] = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -76,7 +76,7 @@ def resolve_batch_rows(batch_size: int | str, fixed_rows: int | None, row_bytes:
     if isinstance(batch_size, int):
         return batch_size
     power = round(math.log2(BATCH_BYTES / max(row_bytes, 1.0)))
-    return min(MAX_BATCH_ROWS, max(MIN_BATCH_ROWS, 2 ** max(power, 0)))
+    return min(MAX_BATCH_ROWS, max(MIN_BATCH_ROWS, 1 << max(power, 0)))
 
 
 def plan_shards(

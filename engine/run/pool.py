@@ -36,7 +36,8 @@ class PoolSize:
     def __str__(self) -> str:
         """Write the demand as messages show it."""
         gpus = f", {self.gpus:g} GPU" if self.gpus else ""
-        return f"{self.num_actors} actors of {self.cpus:g} CPU{gpus}"
+        actors = "actor" if self.num_actors == 1 else "actors"
+        return f"{self.num_actors} {actors} of {self.cpus:g} CPU{gpus}"
 
 
 def size_pool(

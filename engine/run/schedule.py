@@ -179,7 +179,9 @@ class Scheduler:
             self._losses_loading += 1
             if self._losses_loading >= MAX_LOSSES_LOADING:
                 return self._finish(
-                    WorkerLostError(f"{self._losses_loading} actors in a row were lost while loading the model: {reason}")
+                    WorkerLostError(
+                        f"{self._losses_loading} actors in a row were lost while loading the model: {reason}"
+                    )
                 )
         in_flight = sorted(self._loads.pop(worker_id, set()))
         for shard_id in in_flight:

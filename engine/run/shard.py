@@ -137,9 +137,7 @@ class Scorer:
         # Two batches of different size: an extent that follows the data or the batch shows as a difference.
         sizes = [min(PROBE_ROWS, len(sample.table), self._spec.batch_rows), 1]
         runs = [(rows, self._run(feeds, 0, rows)) for rows in sizes]
-        return [
-            observe_shape(spec, [(rows, arrays[i]) for rows, arrays in runs]) for i, spec in enumerate(specs)
-        ]
+        return [observe_shape(spec, [(rows, arrays[i]) for rows, arrays in runs]) for i, spec in enumerate(specs)]
 
     def score(self, shard: Shard) -> ShardResult:
         """Score one shard and publish its part.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from engine.run.summary import Summary
 
 SHOWN = 8
+KIB = 1024
 
 
 def _print(title: str, rows: Iterable[tuple[str, str]], stream: TextIO) -> None:
@@ -32,9 +33,9 @@ def _print(title: str, rows: Iterable[tuple[str, str]], stream: TextIO) -> None:
 def bytes_text(num_bytes: float) -> str:
     """Write bytes with a binary unit: `64.0 MiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if num_bytes < 1024:
+        if num_bytes < KIB:
             return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1024
+        num_bytes /= KIB
     return f"{num_bytes:.1f} TiB"
 
 

@@ -1,0 +1,72 @@
+"""Small frozen graphs, built as protos by hand so that tests need no TensorFlow to make them."""
+
+from pathlib import Path
+
+import numpy as np
+from tensorboard.compat.proto.graph_pb2 import GraphDef
+from tensorboard.compat.proto.node_def_pb2 import NodeDef
+from tensorboard.compat.proto.types_pb2 import DataType
+
+PRODUCER = 2000
+ENUM = {"float32": "FLOAT", "float64": "DOUBLE", "float16": "HALF"}
+
+
+def dtype_number(dtype: str) -> int:
+    return DataType.Value("DT_" + ENUM.get(dtype, dtype.upper()))
+
+
+def node(name: str, op: str, *inputs: str, **types: str) -> NodeDef:
+    """A node with type attributes: `node("y", "Identity", "x", T="float32")`."""
+    made = NodeDef(name=name, op=op, input=inputs)
+    for attr, dtype in types.items():
+        made.attr[attr].type = dtype_number(dtype)
+    return made
+
+
+def placeholder(name: str, dtype: str, shape: list[int | None] | None) -> NodeDef:
+    made = node(name, "Placeholder", dtype=dtype)
+    if shape is None:
+        made.attr["shape"].shape.unknown_rank = True
+    else:
+        made.attr["shape"].shape.SetInParent()
+        for extent in shape:
+            made.attr["shape"].shape.dim.add(size=-1 if extent is None else extent)
+    return made
+
+
+def constant(name: str, value: np.ndarray) -> NodeDef:
+    value = np.asarray(value)
+    made = node(name, "Const", dtype=value.dtype.name)
+    tensor = made.attr["value"].tensor
+    tensor.dtype = dtype_number(value.dtype.name)
+    tensor.tensor_shape.SetInParent()
+    for extent in value.shape:
+        tensor.tensor_shape.dim.add(size=extent)
+    tensor.tensor_content = np.ascontiguousarray(value).tobytes()
+    return made
+
+
+def graph(*nodes: NodeDef, producer: int = PRODUCER) -> GraphDef:
+    made = GraphDef(node=nodes)
+    made.versions.producer = producer
+    return made
+
+
+def write(path: Path, made: GraphDef) -> str:
+    path.write_bytes(made.SerializeToString())
+    return str(path)
+
+
+def linear(num_in: int = 4, num_out: int = 3, name: str = "inputs", output: str = "prediction") -> GraphDef:
+    """softmax(x @ w): `name` float32 [?, num_in] in, `output` float32 [?, num_out] out."""
+    weights = np.random.default_rng(0).normal(size=(num_in, num_out)).astype(np.float32)
+    return graph(
+        placeholder(name, "float32", [None, num_in]),
+        constant("weights", weights),
+        node("logits", "MatMul", name, "weights", T="float32"),
+        node(output, "Softmax", "logits", T="float32"),
+    )
+
+
+def identity(dtype: str, shape: list[int | None] | None, name: str = "inputs", output: str = "prediction") -> GraphDef:
+    return graph(placeholder(name, dtype, shape), node(output, "Identity", name, T=dtype))
