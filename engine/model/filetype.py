@@ -37,6 +37,6 @@ def _kind(path: str, data: bytes) -> str:
         return f"a Keras model; {FREEZE}"
     if path.endswith((".index", ".meta")) or ".data-" in path or path.endswith(".ckpt"):
         return f"a part of a checkpoint; {FREEZE}"
-    if data[:1] == b"\x08" and Path(path).name == "saved_model.pb":
+    if data[:1] == b"\x08":  # field 1 as a number: the schema version; a GraphDef begins with a message
         return f"a SavedModel; {FREEZE}"
     return "something else, or a graph that was cut short"

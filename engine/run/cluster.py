@@ -46,7 +46,7 @@ CONNECT_SECONDS = 2.0
 TICK_SECONDS = 0.5
 # A cluster's autoscaler takes minutes to add a GPU node; ten without one ready actor is no start but a failure.
 READY_SECONDS = 600.0
-NOTICE_SECONDS = 10.0
+NOTICE_SECONDS = 15.0
 CURRENT_CLUSTER_FILE = "/tmp/ray/ray_current_cluster"
 
 
@@ -274,7 +274,8 @@ class _Driver:
         waited = time.monotonic() - self._waiting_since
         if waited > NOTICE_SECONDS and not self._was_noticed:
             self._was_noticed = True
-            self._watcher.on_notice(f"waiting for {self._pool}; the cluster has free: {_free_resources()}")
+            what = f"no actor is ready after {waited:.0f} s, asked are {self._pool}"
+            self._watcher.on_notice(f"{what}; the cluster has still free: {_free_resources()}")
         if waited > READY_SECONDS:
             self._is_over = True
             self.outcome.error = ClusterError(

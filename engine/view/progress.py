@@ -42,6 +42,7 @@ class PlainProgress(ProgressView):
         self._stream = stream
         self._num_shards = self._num_done = self._num_mine = self._rows = 0
         self._since: float | None = None
+        self._stage = ""
         self._last_line = time.monotonic()
 
     def _line(self, text: str) -> None:
@@ -56,7 +57,7 @@ class PlainProgress(ProgressView):
 
     def stage(self, text: str) -> None:
         """Say what the job is at."""
-        self._since = time.monotonic()
+        self._since, self._stage = time.monotonic(), text
         self._line(text)
 
     def advance(self, rows: int) -> None:
@@ -72,9 +73,11 @@ class PlainProgress(ProgressView):
 
     def _state(self) -> str:
         seconds = time.monotonic() - (self._since or time.monotonic())
+        if not self._num_mine:
+            return f"{self._stage}, for {seconds:.0f} s now"
         rate = self._rows / seconds if seconds > 0 else 0.0
-        left = (self._num_shards - self._num_done) * seconds / self._num_mine if self._num_mine else None
-        eta = f", about {left:.0f} s left" if left is not None else ""
+        left = (self._num_shards - self._num_done) * seconds / self._num_mine
+        eta = f", about {left:.0f} s left" if left else ""
         return f"{self._num_done} of {self._num_shards} shards, {self._rows:,} rows, {rate:,.0f} rows/s{eta}"
 
     def notice(self, text: str) -> None:
