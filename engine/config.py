@@ -44,16 +44,32 @@ def _ports(value: object) -> dict[str, str]:
         if not isinstance(column, str) or tensor_name(name) in ports:
             raise ValueError(f"expected each tensor once with the name of its column; see {name}")
         ports[tensor_name(name)] = column
+    if not ports:
+        raise ValueError("expected at least one TENSOR=COLUMN")
     return ports
+
+
+def _paths(value: object) -> object:
+    if value in ("", (), []):
+        raise ValueError("expected one or more paths")
+    return _names(value)
+
+
+def _path(value: object) -> object:
+    if value == "":
+        raise ValueError("expected a path")
+    return value
 
 
 def _constants(value: object) -> dict[str, Any]:
     pairs = _pairs(value, "TENSOR=VALUE with VALUE in JSON, as in keep_prob:0=1.0")
-    if isinstance(value, Mapping):
-        return {tensor_name(name): constant for name, constant in pairs.items()}
+    if len({tensor_name(name) for name in pairs}) < len(pairs):
+        raise ValueError("a tensor is given twice, with and without :0; expected each tensor once")
     try:
-        return {tensor_name(name): json.loads(text) for name, text in pairs.items()}
-    except json.JSONDecodeError as error:
+        # Through JSON either way, so that a table of job.toml holds what a flag could say, and no dates.
+        texts = {name: json.dumps(each) for name, each in pairs.items()} if isinstance(value, Mapping) else pairs
+        return {tensor_name(name): json.loads(text) for name, text in texts.items()}
+    except (TypeError, ValueError) as error:
         raise ValueError(f"expected VALUE in JSON, as in keep_prob:0=1.0 ({error})") from error
 
 
@@ -61,12 +77,16 @@ def _names(value: object) -> tuple[str, ...]:
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
         raise ValueError("expected one or more names")
-    return tuple(item for item in items if item)
+    if not all(items):
+        raise ValueError("expected one or more names, none of them empty")
+    return tuple(items)
 
 
 def _columns(value: object) -> object:
     if value is None or value in ("all", "none"):
         return value
+    if value in ("", (), []):
+        raise ValueError("expected column names, all or none")
     names = tuple(name.strip() for item in _names(value) for name in item.split(",") if name.strip())
     if names in (("all",), ("none",)):
         return names[0]
@@ -75,22 +95,24 @@ def _columns(value: object) -> object:
     return names
 
 
-def _count_or_auto(value: object) -> object:
-    if value == "auto":
-        return value
+def _count(value: object) -> object:
     try:
         count = int(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else 0
     except ValueError:
         count = 0
     if count < 1:
-        raise ValueError("expected a whole number of at least 1, or auto")
+        raise ValueError("expected a whole number of at least 1")
     return count
 
 
-def _count(value: object) -> object:
-    if value == "auto":
-        raise ValueError("expected a whole number of at least 1")
-    return _count_or_auto(value)
+def _or_auto(check: Callable[[object], object]) -> Callable[[object], object]:
+    def check_or_auto(value: object) -> object:
+        try:
+            return value if value == "auto" else check(value)
+        except ValueError as error:
+            raise ValueError(f"{error}, or auto") from error
+
+    return check_or_auto
 
 
 def _optional(check: Callable[[object], object]) -> Callable[[object], object]:
@@ -100,7 +122,7 @@ def _optional(check: Callable[[object], object]) -> Callable[[object], object]:
 def _share(value: object) -> object:
     try:
         share = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else -1.0
-    except ValueError:
+    except (ValueError, OverflowError):
         share = -1.0
     if not (0 <= share < math.inf) or (share > 1 and share != int(share)):  # Ray: amounts above 1 must be whole
         raise ValueError("expected a fraction below 1 or a whole number")
@@ -113,21 +135,21 @@ def _positive_share(value: object) -> object:
     return _share(value)
 
 
-def _num_bytes_or_auto(value: object) -> object:
-    if value == "auto":
-        return value
+def _num_bytes(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("expected bytes, as in 64MiB or 1000000")
     try:
         num_bytes = TypeAdapter(ByteSize).validate_python(value)
     except ValidationError:
         num_bytes = ByteSize(0)
     if num_bytes < 1:
-        raise ValueError("expected bytes, as in 64MiB or 1000000, or auto")
+        raise ValueError("expected bytes, as in 64MiB or 1000000")
     return int(num_bytes)
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 Ports = Annotated[dict[str, str], BeforeValidator(_ports)]
-CountOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_count_or_auto)]
+CountOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_or_auto(_count))]
 
 
 class JobConfig(BaseModel):
@@ -135,15 +157,15 @@ class JobConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    model: str
+    model: Annotated[str, BeforeValidator(_path)]
     """Frozen graph (.pb) to score with."""
-    input: Annotated[Names, Field(min_length=1)]
+    input: Annotated[tuple[str, ...], BeforeValidator(_paths)]
     """Parquet files, folders and globs."""
-    output: str
+    output: Annotated[str, BeforeValidator(_path)]
     """Folder that the parts are written to."""
-    feed: Ports = Field(default={"inputs:0": "inputs"}, min_length=1)
+    feed: Ports = Field(default={"inputs:0": "inputs"})
     """TENSOR=COLUMN: fill this tensor from that column. Any tensor, placeholder or not. [default: inputs:0=inputs]"""
-    fetch: Ports = Field(default={"prediction:0": "prediction"}, min_length=1)
+    fetch: Ports = Field(default={"prediction:0": "prediction"})
     """TENSOR=COLUMN: write this tensor as that column. [default: prediction:0=prediction]"""
     set: Annotated[dict[str, Any], BeforeValidator(_constants)] = Field(default={})
     """TENSOR=VALUE: feed this constant with every batch (keep_prob:0=1.0); VALUE is JSON."""
@@ -159,7 +181,7 @@ class JobConfig(BaseModel):
     """GPUs of one actor: a fraction below 1 or a whole number. [default: one where there are GPUs]"""
     cpus_per_actor: Annotated[float | None, BeforeValidator(_optional(_positive_share))] = None
     """CPUs of one actor: a fraction below 1 or a whole number. [default: 1, less where the actors would not fit]"""
-    shard_size: Annotated[int | Literal["auto"], BeforeValidator(_num_bytes_or_auto)] = "auto"
+    shard_size: Annotated[int | Literal["auto"], BeforeValidator(_or_auto(_num_bytes))] = "auto"
     """Input bytes per shard (64MiB), or auto: a 512th of the input, from 16 to 256 MiB. [default: auto]"""
     limit: Annotated[int | None, BeforeValidator(_optional(_count))] = None
     """Score only the first N rows."""
@@ -177,19 +199,23 @@ def build_config(settings: Mapping[str, Any]) -> JobConfig:
     """
     unknown = [name for name in settings if name not in JobConfig.model_fields]
     if unknown:
-        nearest = difflib.get_close_matches(unknown[0], JobConfig.model_fields, n=1, cutoff=0.5)
-        hint = f"; did you mean {nearest[0]}?" if nearest else f"; known: {', '.join(JobConfig.model_fields)}"
-        raise ConfigError(f"unknown key {unknown[0]!r}{hint}")
+        raise ConfigError("; ".join(map(_unknown_key, unknown)))
     try:
         return JobConfig(**settings)
     except ValidationError as error:
         raise ConfigError("; ".join(_sentence(dict(problem)) for problem in error.errors())) from error
 
 
+def _unknown_key(name: str) -> str:
+    nearest = difflib.get_close_matches(name, JobConfig.model_fields, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(JobConfig.model_fields)}"
+    return f"unknown key {name!r}; {hint}"
+
+
 def _sentence(problem: dict[str, Any]) -> str:
     name = str(problem["loc"][0])
     flag = "--" + name.replace("_", "-")
     if problem["type"] == "missing":
-        return f"{flag} is missing: {JobConfig.model_fields[name].description}"
+        return f"{flag} is missing: {str(JobConfig.model_fields[name].description).rstrip('.')}"
     message = str(problem["msg"]).removeprefix("Value error, ")
     return f"{flag}: {message}, found {problem['input']!r}"

@@ -38,11 +38,14 @@ def score(config: JobConfig, view: ProgressView | None = None) -> Summary:
     job = prepare(config)
     ledger = Ledger(job.config.output)
     done = resume_or_start(job, ledger)
-    view.start(len(job.part_names), len(done))
     if len(done) == len(job.part_names) and ledger.is_finished:
         return summarise(job, ledger.read_manifest(), PoolRun(), time.monotonic() - started)
     ledger.unfinish()
-    run = run_missing(job, ledger, done, view)
+    view.start(len(job.part_names), len(done))
+    try:
+        run = run_missing(job, ledger, done, view)
+    finally:
+        view.close()
     manifest = [*ledger.describe_parts(sorted(done)), *(manifest_row(run, result) for result in run.results.values())]
     manifest.sort(key=lambda row: row.shard_id)
     summary = summarise(job, manifest, run, time.monotonic() - started)
@@ -103,15 +106,12 @@ def run_missing(job: Job, ledger: Ledger, done: set[str], view: ProgressView) ->
     cluster.check_address()
     view.stage("starting Ray" if cluster.is_local else "joining the Ray cluster")
     watcher = Watcher(begin, lambda result: view.advance(result.rows_out), view.notice, view.tick)
-    try:
-        with cluster:
-            shares = config.actors, config.cpus_per_actor, config.gpus_per_actor
-            pool = size_pool(*shares, cluster.nodes(), len(missing), can_grow=not cluster.is_local)
-            view.stage(f"loading the model on {pool}")
-            run = run_shards(scoring_spec(job), job.graph.data, missing, pool, watcher)
-            run.ray_start_seconds = cluster.start_seconds
-    finally:
-        view.close()
+    with cluster:
+        shares = config.actors, config.cpus_per_actor, config.gpus_per_actor
+        pool = size_pool(*shares, cluster.nodes(), len(missing), can_grow=not cluster.is_local)
+        view.stage(f"loading the model on {pool}")
+        run = run_shards(scoring_spec(job), job.graph.data, missing, pool, watcher)
+        run.ray_start_seconds = cluster.start_seconds
     if isinstance(run.error, Mistake) and run.results:
         raise JobFailedError(str(run.error)) from run.error  # rows were scored: no mere mistake any more
     if run.error is not None:

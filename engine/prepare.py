@@ -11,12 +11,13 @@ import pyarrow as pa
 
 from engine.config import JobConfig
 from engine.data.binding import FeedBinding, bind_feed
-from engine.data.listing import InputFile, list_inputs
+from engine.data.listing import InputFile, list_inputs, walked_folders
 from engine.data.output import check_output_names
 from engine.data.sink import ENCODING
 from engine.data.source import open_parquet, read_row_groups, select_schema
 from engine.errors import ConfigError, GraphError, PlanError
-from engine.model.graphdef import Graph, check_ports, describe_tensor, find_random_operations, read_graph
+from engine.model.constants import read_constant
+from engine.model.graphdef import Graph, check_ports, describe_feed, find_random_operations, read_graph
 from engine.run.plan import (
     Plan,
     inputs_digest,
@@ -38,8 +39,6 @@ class Job:
     """Settings, with absolute paths."""
     graph: Graph
     """The model."""
-    model_sha256: str
-    """Hash of the model file."""
     feeds: tuple[FeedBinding, ...]
     """Columns bound to tensors, as far as the model file tells."""
     read_schema: pa.Schema
@@ -78,6 +77,8 @@ def prepare(config: JobConfig) -> Job:
     if twice:
         raise ConfigError(f"{twice[0]} is both fed (--feed) and set (--set); leave one of them out")
     check_ports(graph, [*config.feed, *constants], list(config.fetch), config.init_op)
+    for name, value in config.set.items():
+        read_constant(value, describe_feed(graph, name))
     files = list_inputs(config.input)
     _check_output_apart(config.output, files, config.input)
     first = files[0].path
@@ -88,7 +89,7 @@ def prepare(config: JobConfig) -> Job:
     read_schema = select_schema(schema, list(dict.fromkeys([*fed, *keep])), first)
     check_output_names([*keep, *config.fetch.values()])
     feeds = tuple(
-        bind_feed(read_schema.field(column), describe_tensor(graph, name)) for name, column in config.feed.items()
+        bind_feed(read_schema.field(column), describe_feed(graph, name)) for name, column in config.feed.items()
     )
     groups = read_row_groups(metadata, schema, [feed.column for feed in feeds if feed.row_bytes() is None])
     read_bytes = sum(group.num_bytes for group in groups) / max(1, metadata.num_rows)
@@ -96,7 +97,6 @@ def prepare(config: JobConfig) -> Job:
     return Job(
         config=config,
         graph=graph,
-        model_sha256=hashlib.sha256(graph.data).hexdigest(),
         feeds=feeds,
         read_schema=read_schema,
         keep=keep,
@@ -135,17 +135,20 @@ def make_plan(
 
 def _absolute(path: str, flag: str) -> str:
     """Return the absolute path; inside a Ray job the working folder is a copy that goes with the job."""
-    if not os.path.isabs(path) and "://" not in path and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+    if "://" in path:
+        raise ConfigError(f"{flag} {path}: expected a local path; remote storage is not supported yet")
+    if not os.path.isabs(path) and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         raise ConfigError(f"{flag} {path}: a relative path inside a Ray job; name the whole path, /...")
-    return path if "://" in path else os.path.abspath(path)
+    return os.path.abspath(path)
 
 
 def _check_output_apart(output: str, files: tuple[InputFile, ...], inputs: tuple[str, ...]) -> None:
     real = os.path.realpath(output)
-    for folder in inputs:
-        inside = os.path.realpath(folder)
-        if os.path.isdir(folder) and (real == inside or real.startswith(inside + os.sep)):
-            raise PlanError(f"--output {output} lies inside the input {folder}; name a folder beside it")
+    for uri in inputs:
+        for folder in walked_folders(uri):
+            inside = os.path.realpath(folder)
+            if real == inside or real.startswith(inside + os.sep):
+                raise PlanError(f"--output {output} lies inside the input {uri}; name a folder beside it")
     for file in files:
         if os.path.realpath(file.path).startswith(real + os.sep):
             raise PlanError(f"--output {output} holds the input file {file.path}; name a folder beside it")

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from engine.config import JobConfig
+from engine.data.binding import FeedBinding
 from engine.data.ledger import Ledger
 from engine.data.source import cut_slices, open_parquet, read_row_groups, row_width
+from engine.model.infer import infer_tensor
 from engine.prepare import Job, prepare
 from engine.run.plan import explain_changes, part_name
 from engine.run.schedule import SHARDS_PER_WORKER
@@ -108,7 +110,7 @@ def preview(config: JobConfig) -> Preview:
         refusal=refusal,
         batch_rows=job.plan.batch_rows,
         feeds=tuple((f.column, str(job.read_schema.field(f.column).type), str(f.tensor)) for f in job.feeds),
-        fetches=tuple(job.config.fetch.items()),
+        fetches=tuple((str(infer_tensor(job.graph, name)), column) for name, column in job.config.fetch.items()),
         kept=tuple((name, str(job.read_schema.field(name).type)) for name in job.keep),
         memory=measure_memory(job),
         output=job.config.output,
@@ -128,7 +130,7 @@ def measure_memory(job: Job) -> DataInFlight:
     kept_groups = read_row_groups(metadata, schema, list(job.keep))
     kept_row_bytes = sum(group.num_bytes for group in kept_groups) / max(1, metadata.num_rows)
     fed_row_bytes = [feed.row_bytes() or 0.0 for feed in job.feeds]
-    converted = [width for feed, width in zip(job.feeds, fed_row_bytes, strict=True) if not _is_view(job, feed.column)]
+    converted = [width for feed, width in zip(job.feeds, fed_row_bytes, strict=True) if not _is_view(job, feed)]
     return DataInFlight(
         shards_at_once=SHARDS_PER_WORKER,
         slice_bytes=round(rows * row_bytes),
@@ -139,13 +141,12 @@ def measure_memory(job: Job) -> DataInFlight:
     )
 
 
-def _is_view(job: Job, column: str) -> bool:
+def _is_view(job: Job, feed: FeedBinding) -> bool:
     """Whether a column's values lie in Arrow's memory as the tensor takes them."""
-    tensor = next(feed.tensor for feed in job.feeds if feed.column == column)
-    leaf = job.read_schema.field(column).type
+    leaf = job.read_schema.field(feed.column).type
     while hasattr(leaf, "value_type"):
         leaf = leaf.value_type
     try:
-        return bool(np.dtype(leaf.to_pandas_dtype()) == np.dtype(tensor.dtype)) or "binary" in str(leaf)
+        return bool(np.dtype(leaf.to_pandas_dtype()) == np.dtype(feed.tensor.dtype)) or "binary" in str(leaf)
     except (TypeError, NotImplementedError):
         return False

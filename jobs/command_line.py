@@ -15,6 +15,7 @@ from typing import Annotated, Any, get_origin
 
 import cyclopts
 
+import engine
 from engine.config import JobConfig, build_config
 from engine.errors import ConfigError, EngineError
 
@@ -26,7 +27,8 @@ def new_app() -> cyclopts.App:
     return cyclopts.App(
         name="icefloe",
         help="Score Parquet with frozen TensorFlow graphs on Ray.",
-        version_flags=["--version"],
+        version=engine.__version__,
+        suppress_keyboard_interrupt=False,
         help_format="plaintext",
     )
 

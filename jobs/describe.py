@@ -16,7 +16,8 @@ def describe(
     json: Annotated[bool, Parameter(help="Print it as JSON.", negative="", show_default=False)] = False,
 ) -> None:
     """Show inputs, outputs, dtypes, shapes, parameters and size of a model, and a command to paste."""
-    from engine.model.graphdef import describe_graph, read_graph
+    from engine.model.describe import describe_graph
+    from engine.model.graphdef import read_graph
     from engine.view.tables import command_to_paste, print_description
 
     description = describe_graph(read_graph(model))

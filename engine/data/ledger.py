@@ -105,7 +105,9 @@ class Ledger:
             return None
         except (OSError, ValueError) as error:
             raise PlanError(f"--output {self.root}: {FOLDER}/plan.json cannot be read ({error})") from error
-        return dict(document)
+        if not isinstance(document, dict) or not {"plan_id", "settings", "num_shards"} <= document.keys():
+            raise PlanError(f"--output {self.root}: {FOLDER}/plan.json is no plan of icefloe; name another folder")
+        return document
 
     def start(self, document: Mapping[str, Any], files: Sequence[InputFile]) -> None:
         """Write the plan, first of all, and the input files.

@@ -67,17 +67,28 @@ def list_inputs(uris: Sequence[str]) -> tuple[InputFile, ...]:
     return tuple(sorted(files.values(), key=lambda file: file.path))
 
 
+def walked_folders(uri: str) -> list[str]:
+    """Return the folders whose whole tree belongs to the input `uri`; what is written below them becomes input."""
+    if os.path.isdir(uri):
+        return [uri]
+    if not glob.has_magic(uri) or os.path.exists(uri):
+        return []
+    return [_glob_root(uri)] if "**" in uri else [match for match in glob.glob(uri) if os.path.isdir(match)]
+
+
+def _glob_root(pattern: str) -> str:
+    """Return the folder that the fixed part of a glob names."""
+    return os.path.dirname(pattern[: min(pattern.index(char) for char in "*?[" if char in pattern)])
+
+
 def _list_uri(uri: str) -> Iterator[InputFile]:
     path = os.path.abspath(uri)
-    if "://" in uri:
-        raise PlanError(f"--input {uri}: expected a local file, folder or glob; copy it to this machine first")
     if os.path.isdir(path):
         yield from _walk(path, path)
     elif os.path.exists(path):
         yield _input_file(path, os.path.dirname(path))
     elif glob.has_magic(path):
-        fixed = path[: min(path.index(char) for char in "*?[" if char in path)]
-        root = os.path.dirname(fixed)
+        root = _glob_root(path)
         for match in sorted(glob.iglob(path, recursive=True)):
             is_hidden = any(part.startswith(("_", ".")) for part in Path(match).relative_to(root).parts)
             if not is_hidden:

@@ -207,7 +207,9 @@ def select_schema(schema: pa.Schema, columns: Sequence[str], path: str) -> pa.Sc
     """
     fields: list[Any] = []
     for name in columns:
-        if schema.get_field_index(name) < 0:
+        if schema.names.count(name) > 1:
+            raise SchemaError(f"{path} has {schema.names.count(name)} columns called {name!r}; rename them upstream")
+        if name not in schema.names:
             raise SchemaError(f"{path} has no column {name!r}; it has {', '.join(schema.names) or 'none'}")
         fields.append(schema.field(name))
     return pa.schema(fields)

@@ -37,7 +37,10 @@ def freeze_checkpoint(prefix: str, outputs: Sequence[str]) -> bytes:
     graph = tf.Graph()
     with graph.as_default(), tf.compat.v1.Session(graph=graph) as session:
         try:
-            tf.compat.v1.train.import_meta_graph(prefix + ".meta", clear_devices=True).restore(session, prefix)
+            saver = tf.compat.v1.train.import_meta_graph(prefix + ".meta", clear_devices=True)
+            if saver is None:
+                raise GraphError(f"{prefix}: this checkpoint holds no variables")
+            saver.restore(session, prefix)
         except (OSError, ValueError, tf.errors.OpError) as error:
             raise GraphError(f"{prefix}: cannot restore this checkpoint: {error}") from error
         nodes = [split_tensor(name)[0] for name in outputs]

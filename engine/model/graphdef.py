@@ -6,8 +6,6 @@ None here and is checked when an actor loads the graph. Start at `read_graph`, t
 """
 
 import difflib
-import math
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,8 @@ from engine.model.tensor import Shape, TensorSpec
 CONTROL = -1
 PLACEHOLDERS = ("Placeholder", "PlaceholderV2", "PlaceholderWithDefault")
 VARIABLES = ("Variable", "VariableV2", "VarHandleOp", "AutoReloadVariable", "TemporaryVariable")
+INITIALISERS = ("LookupTableImport", "InitializeTable")
+NO_OUTPUTS = (*PLACEHOLDERS, *VARIABLES, "Const", "NoOp", "Assert", "SaveV2")
 # Producers before 24 write a shape of [] where they mean "unknown" (seen on 164 graphs of others).
 FIRST_PRODUCER_WITH_SCALAR_SHAPES = 24
 RANDOM_PREFIXES = ("Random", "StatefulUniform", "StatefulStandardNormal", "StatefulTruncatedNormal", "StatefulRandom")
@@ -79,23 +79,36 @@ def describe_tensor(graph: Graph, name: str) -> TensorSpec:
     Raises:
         GraphError: if the graph has no such node; the nearest names are shown.
     """
-    node_name, index = split_tensor(name)
-    if node_name not in graph.nodes or index == CONTROL:
+    node_name, sign, output = name.partition(":")
+    output = output if sign else "0"
+    if node_name not in graph.nodes:
         raise GraphError(f"{graph.path} has no tensor {name}; {_nearest(graph, node_name)}")
+    if not output.isdigit():
+        raise GraphError(f"{name} is no tensor name; expected NODE:OUTPUT, as in {node_name}:0")
     node = graph.nodes[node_name]
-    if node.op not in (*PLACEHOLDERS, "Const") or index > 0:
+    if node.op not in (*PLACEHOLDERS, "Const"):
         return TensorSpec(name, None, None)
+    if int(output):
+        raise GraphError(f"{graph.path} has no tensor {name}: {node_name} ({node.op}) has one output, {node_name}:0")
     dtype = dtype_name(node.attr["dtype"].type)
-    proto = node.attr["value"].tensor.tensor_shape if node.op == "Const" else node.attr["shape"].shape
-    return TensorSpec(name, dtype, _read_shape(graph, node, proto))
+    if node.op == "Const":
+        return TensorSpec(name, dtype, read_shape(node.attr["value"].tensor.tensor_shape))
+    # Looking an attribute up adds it to the proto, so whether it is there comes first.
+    is_hint = graph.graph_def.versions.producer < FIRST_PRODUCER_WITH_SCALAR_SHAPES
+    is_unknown = "shape" not in node.attr or (not node.attr["shape"].shape.dim and is_hint)
+    return TensorSpec(name, dtype, None if is_unknown else read_shape(node.attr["shape"].shape))
 
 
-def _read_shape(graph: Graph, node: Any, proto: Any) -> Shape:
-    if node.op != "Const":
-        is_hint = graph.graph_def.versions.producer < FIRST_PRODUCER_WITH_SCALAR_SHAPES
-        if "shape" not in node.attr or proto.unknown_rank or (not proto.dim and is_hint):
-            return None
-    return tuple(None if dim.size < 0 else int(dim.size) for dim in proto.dim)
+def read_shape(proto: Any) -> Shape:
+    """Return the extents of a TensorShapeProto."""
+    return None if proto.unknown_rank else tuple(None if dim.size < 0 else int(dim.size) for dim in proto.dim)
+
+
+def describe_feed(graph: Graph, name: str) -> TensorSpec:
+    """Return what the file says of a tensor that is to be fed; only a placeholder bounds the shape that it takes."""
+    spec = describe_tensor(graph, name)
+    is_placeholder = graph.nodes[split_tensor(name)[0]].op in PLACEHOLDERS
+    return spec if is_placeholder else TensorSpec(name, spec.dtype, None)
 
 
 def dtype_name(number: int) -> str:
@@ -130,8 +143,11 @@ def check_ports(graph: Graph, feeds: Sequence[str], fetches: Sequence[str], init
     Raises:
         GraphError: for a name that the graph lacks, a variable on the way, or a placeholder left unfed.
     """
-    for name in (*feeds, *fetches, *init_ops):
+    for name in (*feeds, *fetches):
         describe_tensor(graph, name)
+    for name in init_ops:
+        if split_tensor(name)[0] not in graph.nodes:
+            raise GraphError(f"{graph.path} has no operation {name} (--init-op); {_nearest_operation(graph, name)}")
     for name in sorted(needed_nodes(graph.nodes, feeds, [*fetches, *init_ops])):
         if name not in graph.nodes:
             raise GraphError(f"{graph.path} was cut short: its operations read {name}, which is not there")
@@ -161,57 +177,30 @@ def find_random_operations(graph: Graph, feeds: Sequence[str], fetches: Sequence
 
 
 def _nearest(graph: Graph, name: str) -> str:
-    inner = [node for node in graph.nodes if node.endswith("/" + name.rpartition("/")[2])]
-    close = inner[:3] or difflib.get_close_matches(name, list(graph.nodes), n=3, cutoff=0.5)
-    if close:
-        return "did you mean " + " or ".join(f"{node}:0" for node in close) + "?"
-    description = describe_graph(graph)
-    names = [spec.name for spec in (*description.inputs, *description.outputs)]
+    # People lose or add a prefix (import/), or mistype: the same last word first, then what looks alike.
+    last = name.rpartition("/")[2]
+    same_last = [node for node in graph.nodes if node.rpartition("/")[2] == last]
+    alike = difflib.get_close_matches(name, same_last or list(graph.nodes), n=3, cutoff=0.0 if same_last else 0.5)
+    if alike:
+        return "did you mean " + " or ".join(f"{node}:0" for node in alike) + "?"
+    names = [*find_inputs(graph), *find_outputs(graph)]
     return f"its inputs and likely outputs are {', '.join(names[:8]) or 'none'}"
 
 
-@dataclass(frozen=True, slots=True)
-class GraphDescription:
-    """What a frozen graph holds, as `icefloe describe` shows it."""
-
-    inputs: tuple[TensorSpec, ...]
-    """Placeholders, in file order."""
-    outputs: tuple[TensorSpec, ...]
-    """Tensors that no other node reads, constants and no-ops left out."""
-    parameters: int
-    """Numbers held in floating-point constants of one axis or more."""
-    size_bytes: int
-    """Size of the file."""
-    operations: tuple[tuple[str, int], ...]
-    """Operation types with their counts, most frequent first."""
-    producer: int
-    """GraphDef version of the TensorFlow that wrote the file."""
-    variables: tuple[str, ...]
-    """Variables left in the file; a frozen graph has none."""
+def _nearest_operation(graph: Graph, name: str) -> str:
+    others = difflib.get_close_matches(name, list(graph.nodes), n=3, cutoff=0.5)
+    initialisers = [node.name for node in graph.graph_def.node if node.op.startswith(INITIALISERS)]
+    found = (initialisers or others)[:8]
+    return f"did you mean {' or '.join(found)}?" if found else "nothing in it initialises a table"
 
 
-def describe_graph(graph: Graph) -> GraphDescription:
-    """Describe the graph from its file alone."""
+def find_inputs(graph: Graph) -> list[str]:
+    """Return the placeholders, in file order."""
+    return [f"{node.name}:0" for node in graph.graph_def.node if node.op in PLACEHOLDERS]
+
+
+def find_outputs(graph: Graph) -> list[str]:
+    """Return the tensors that no other node reads, constants and no-ops left out: the likely outputs."""
     nodes = graph.graph_def.node
-    read = {split_tensor(edge)[0] for node in nodes for edge in node.input}
-    inputs = [describe_tensor(graph, f"{node.name}:0") for node in nodes if node.op in PLACEHOLDERS]
-    outputs = [
-        describe_tensor(graph, f"{node.name}:0")
-        for node in nodes
-        if node.name not in read and node.op not in (*PLACEHOLDERS, *VARIABLES, "Const", "NoOp", "Assert", "SaveV2")
-    ]
-    weights = [node.attr["value"].tensor for node in nodes if node.op == "Const"]
-    parameters = sum(
-        math.prod(dim.size for dim in weight.tensor_shape.dim)
-        for weight in weights
-        if weight.tensor_shape.dim and "float" in dtype_name(weight.dtype)
-    )
-    return GraphDescription(
-        inputs=tuple(inputs),
-        outputs=tuple(outputs),
-        parameters=parameters,
-        size_bytes=len(graph.data),
-        operations=tuple(Counter(node.op for node in nodes).most_common()),
-        producer=graph.graph_def.versions.producer,
-        variables=tuple(node.name for node in nodes if node.op in VARIABLES),
-    )
+    read = {split_tensor(edge)[0] for node in nodes for edge in node.input if not edge.startswith("^")}
+    return [f"{node.name}:0" for node in nodes if node.name not in read and node.op not in NO_OUTPUTS]

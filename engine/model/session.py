@@ -7,16 +7,18 @@ knows nothing of columns, files or Ray. Start at `load_session`.
 import contextlib
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from google.protobuf.message import DecodeError
 
 from engine.errors import DataError, EngineError, GraphError
-from engine.model.graphdef import needed_nodes, split_tensor
-from engine.model.tensor import TensorSpec, shape_text
+from engine.model.constants import read_constant
+from engine.model.graphdef import PLACEHOLDERS, needed_nodes, split_tensor
+from engine.model.tensor import TensorSpec
 
 Array = npt.NDArray[Any]
 
@@ -103,7 +105,7 @@ class ModelSession:
                 return [np.asarray(value) for value in self._session.run(self._fetches, feed)]
         except self._tf.errors.ResourceExhaustedError as error:
             fixed = any(tensor.shape.rank and tensor.shape[0] is not None for tensor in self._feeds.values())
-            if num_rows == 1 or fixed:
+            if num_rows <= 1 or fixed:
                 raise GraphError(f"the device has no room for a batch of {num_rows} rows: {error.message}") from error
             with self._lock:
                 self.max_rows = min(self.max_rows or num_rows, num_rows // 2)
@@ -147,10 +149,9 @@ def load_session(
     tf = import_tensorflow(options.gpu_share)
     graph = tf.Graph()
     with _refused_at_load(), _translated(tf), graph.as_default():
-        tf.graph_util.import_graph_def(_prune(tf, data, [*feeds, *constants], [*fetches, *init_ops]), name="")
+        tensors = _import(tf, data, [*feeds, *constants], fetches, init_ops)
         session = tf.compat.v1.Session(graph=graph, config=_session_config(tf, options))
-        tensors = {name: graph.get_tensor_by_name(name) for name in (*feeds, *constants, *fetches)}
-        values = {tensors[name]: _constant(name, tensors[name], value) for name, value in constants.items()}
+        values = {tensors[name]: read_constant(value, _spec(name, tensors[name])) for name, value in constants.items()}
         for name in init_ops:
             session.run(graph.get_operation_by_name(split_tensor(name)[0]), values)
         graph.finalize()
@@ -159,17 +160,62 @@ def load_session(
     )
 
 
-def _prune(tf: Any, data: bytes, feeds: Sequence[str], targets: Sequence[str]) -> Any:
-    graph_def = tf.compat.v1.GraphDef.FromString(data)
+def _import(
+    tf: Any, data: bytes, feeds: Sequence[str], fetches: Sequence[str], init_ops: Sequence[str]
+) -> dict[str, Any]:
+    """Import what lies between feeds and targets, and return the fed and fetched tensors by name.
+
+    A fed tensor that is no placeholder gets one to stand in for it, so that nothing before it is imported.
+    """
+    try:
+        graph_def = tf.compat.v1.GraphDef.FromString(data)
+    except DecodeError as error:
+        raise GraphError(f"these {len(data)} bytes are no GraphDef: {error}") from error
     nodes = {node.name: node for node in graph_def.node}
-    # A fed tensor that is no placeholder is computed by a node, which has to be there with its own inputs.
-    needed = needed_nodes(nodes, feeds, targets) | needed_nodes(nodes, (), feeds)
+    inner = [name for name in feeds if nodes[split_tensor(name)[0]].op not in PLACEHOLDERS]
+    stand_ins = {name: tf.compat.v1.placeholder(_output_dtype(nodes, name)) for name in inner}
+    needed = needed_nodes(nodes, feeds, [*fetches, *init_ops])
+    needed.update(split_tensor(name)[0] for name in feeds if name not in stand_ins)
     pruned = tf.compat.v1.GraphDef(versions=graph_def.versions, library=graph_def.library)
     for node in graph_def.node:
         if node.name in needed:
-            pruned.node.add().CopyFrom(node)
-            pruned.node[-1].device = ""  # baked-in device strings name machines of the past
-    return pruned
+            _copy_node(node, pruned.node.add(), needed)
+    read = {split_tensor(edge) for node in pruned.node for edge in node.input}
+    used = {name: tensor for name, tensor in stand_ins.items() if split_tensor(name) in read}
+    tf.graph_util.import_graph_def(pruned, input_map=used, name="")
+    graph = tf.compat.v1.get_default_graph()
+    others = [name for name in (*feeds, *fetches) if name not in stand_ins]
+    return stand_ins | {name: graph.get_tensor_by_name(name) for name in others}
+
+
+def _copy_node(node: Any, copy: Any, kept: Collection[str]) -> None:
+    """Copy a node without what ties it to nodes left out or to machines of the past."""
+    copy.CopyFrom(node)
+    copy.device = ""
+    copy.attr.pop("_class", None)  # colocation with another node
+    del copy.input[:]
+    copy.input.extend(edge for edge in node.input if not edge.startswith("^") or edge[1:] in kept)
+
+
+def _output_dtype(nodes: Mapping[str, Any], name: str) -> Any:
+    """Return the dtype of any operation's output, as its definition says."""
+    from tensorflow.python.framework import op_def_registry
+
+    node_name, index = split_tensor(name)
+    node = nodes[node_name]
+    definition = op_def_registry.get(node.op)
+    if definition is None:
+        raise GraphError(f"{name} cannot be fed: this TensorFlow does not know its operation {node.op}")
+    dtypes: list[Any] = []
+    for output in definition.output_arg:
+        if output.type_list_attr:
+            dtypes += node.attr[output.type_list_attr].list.type
+            continue
+        count = node.attr[output.number_attr].i if output.number_attr else 1
+        dtypes += [output.type or node.attr[output.type_attr].type] * count
+    if index >= len(dtypes):
+        raise GraphError(f"{name} cannot be fed: {node_name} ({node.op}) has {len(dtypes)} outputs")
+    return dtypes[index]
 
 
 def _session_config(tf: Any, options: SessionOptions) -> Any:
@@ -186,19 +232,6 @@ def _session_config(tf: Any, options: SessionOptions) -> Any:
     return config
 
 
-def _constant(name: str, tensor: Any, value: Any) -> Array:
-    dtype = object if tensor.dtype.name == "string" else tensor.dtype.as_numpy_dtype
-    try:
-        array = np.asarray(value, dtype=dtype)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise GraphError(f"--set {name}: {value!r} is no {tensor.dtype.name} ({error})") from error
-    if not tensor.shape.is_compatible_with(array.shape):
-        raise GraphError(
-            f"--set {name}: {value!r} has shape {shape_text(array.shape)} where {_spec(name, tensor)} is fed"
-        )
-    return array
-
-
 def _spec(name: str, tensor: Any) -> TensorSpec:
     shape = None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
     return TensorSpec(name, tensor.dtype.base_dtype.name, shape)
@@ -211,6 +244,14 @@ def _refused_at_load() -> Iterator[None]:
         yield
     except DataError as error:
         raise GraphError(f"the graph cannot be loaded: {error}") from error
+    except MemoryError as error:
+        raise GraphError(f"this node has no room for the graph: {error}") from error
+
+
+def _one_line(message: str) -> str:
+    """Return what TensorFlow says without where in Python the graph was made, which nobody here can look up."""
+    noise = ("Graph execution error", "Detected at node", "File ", "[[")
+    return " ".join(line for each in message.splitlines() if (line := each.strip()) and not line.startswith(noise))
 
 
 @contextlib.contextmanager
@@ -223,8 +264,10 @@ def _translated(tf: Any) -> Iterator[None]:
     except tf.errors.ResourceExhaustedError:
         raise
     except (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError) as error:
-        raise DataError(f"the graph refused the batch: {error.message}") from error
+        raise DataError(f"the graph refused the batch: {_one_line(error.message)}") from error
     except tf.errors.OpError as error:
-        raise GraphError(f"TensorFlow cannot run this graph: {type(error).__name__}: {error.message}") from error
+        raise GraphError(
+            f"TensorFlow cannot run this graph: {type(error).__name__}: {_one_line(error.message)}"
+        ) from error
     except (ValueError, TypeError, KeyError) as error:
         raise GraphError(f"TensorFlow cannot load or feed this graph: {error}") from error

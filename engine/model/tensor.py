@@ -19,7 +19,7 @@ class TensorSpec:
 
     def __str__(self) -> str:
         """Write the tensor as messages show it: `inputs:0 (float32 [?, 64])`."""
-        return f"{self.name} ({self.dtype or 'dtype known when loaded'} {shape_text(self.shape)})"
+        return f"{self.name} ({self.dtype or 'dtype unknown'} {shape_text(self.shape)})"
 
 
 def shape_text(shape: Shape) -> str:

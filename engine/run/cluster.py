@@ -56,6 +56,7 @@ class Cluster:
     def __init__(self, address: str | None) -> None:
         """Remember where to connect: `address`, else RAY_ADDRESS, else a new cluster on this machine."""
         self._address = address or os.environ.get("RAY_ADDRESS") or "local"
+        self._where = f"--address {address}" if address else f"RAY_ADDRESS={self._address}"
         self._is_mine = False
         self.start_seconds = 0.0
         """Seconds that it took to start or join."""
@@ -76,7 +77,7 @@ class Cluster:
         address = self._address
         if "://" in address:
             raise ClusterError(
-                f"--address {address}: expected HOST:PORT of the cluster's head (or auto on one of its nodes); "
+                f"{self._where}: expected HOST:PORT of the cluster's head (or auto on one of its nodes); "
                 "from outside a cluster use ray job submit"
             )
         if address == "auto" and os.path.exists(CURRENT_CLUSTER_FILE):
@@ -86,12 +87,12 @@ class Cluster:
             return
         host, _, port = address.rpartition(":")
         if not host or not port.isdigit():
-            raise ClusterError(f"--address {address}: expected HOST:PORT, as in 10.0.0.5:6379")
+            raise ClusterError(f"{self._where}: expected HOST:PORT, as in 10.0.0.5:6379")
         try:
             socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
         except (OSError, OverflowError) as error:
             raise ClusterError(
-                f"--address {address}: no Ray cluster answers there ({error}); "
+                f"{self._where}: no Ray cluster answers there ({error}); "
                 "start one with ray start --head, or leave --address out for one on this machine"
             ) from error
 
@@ -111,11 +112,11 @@ class Cluster:
             ray.init(self._address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except ray.exceptions.AuthenticationError as error:
             raise ClusterError(
-                f"--address {self._address}: the cluster asks for a token: set RAY_AUTH_MODE=token and give the "
+                f"{self._where}: the cluster asks for a token: set RAY_AUTH_MODE=token and give the "
                 f"cluster's token as its operator tells ({error})"
             ) from error
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-            raise ClusterError(f"--address {self._address}: cannot use this Ray cluster: {error}") from error
+            raise ClusterError(f"{self._where}: cannot use this Ray cluster: {error}") from error
         self._is_mine = True
         self.start_seconds = time.monotonic() - started
         return self

@@ -96,8 +96,9 @@ class BarProgress(PlainProgress):
     def __init__(self, stream: TextIO) -> None:
         """Draw on `stream`."""
         super().__init__(stream)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("shards"))
-        rate = TextColumn("{task.fields[state]}")
+        stage = TextColumn("{task.description}", markup=False)
+        columns = (stage, BarColumn(), MofNCompleteColumn(), TextColumn("shards"))
+        rate = TextColumn("{task.fields[state]}", markup=False)
         self._bar = Progress(*columns, rate, TimeRemainingColumn(), console=Console(file=stream), transient=True)
         self._bar_id = self._bar.add_task("starting", total=None, state="")
 
@@ -124,7 +125,7 @@ class BarProgress(PlainProgress):
 
     def notice(self, text: str) -> None:
         """Write the notice above the bar."""
-        self._bar.console.print(text, highlight=False)
+        self._bar.console.print(text, highlight=False, markup=False, emoji=False)
 
     def close(self) -> None:
         """Take the bar away."""

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from engine.model.graphdef import GraphDescription
+    from engine.model.describe import GraphDescription
     from engine.preview import Preview
     from engine.run.summary import Summary
 
@@ -26,8 +26,12 @@ def _print(title: str, rows: Iterable[tuple[str, str]], stream: TextIO) -> None:
     for name, text in rows:
         table.add_row(name, text)
     # Files and pipes get whole lines: a path that was folded cannot be pasted.
-    console = Console(file=stream, highlight=False, markup=False, width=None if stream.isatty() else 10_000)
-    console.print(table)
+    console = Console(
+        file=stream, highlight=False, markup=False, emoji=False, width=None if stream.isatty() else 10_000
+    )
+    with console.capture() as capture:
+        console.print(table)
+    stream.writelines(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
 
 def bytes_text(num_bytes: float) -> str:
@@ -76,7 +80,7 @@ def print_preview(preview: "Preview", stream: TextIO) -> None:
         ("shards", f"{preview.num_shards:,} of at most {bytes_text(preview.shard_bytes)}; {state}"),
         ("batch", f"{preview.batch_rows} rows"),
         *(("feed", f"{column} ({kind}) -> {tensor}") for column, kind, tensor in preview.feeds),
-        *(("fetch", f"{tensor} -> {column} (type known when loaded)") for tensor, column in preview.fetches),
+        *(("fetch", f"{tensor} -> {column}") for tensor, column in preview.fetches),
         *(("keep", f"{name} ({kind})") for name, kind in preview.kept),
         ("data in flight", f"{bytes_text(memory.total_bytes)} an actor, {exact}: {memory.shards_at_once} shards x ("
          f"slice {bytes_text(memory.slice_bytes)} + converted {bytes_text(memory.converted_bytes)} + "
@@ -98,7 +102,7 @@ def print_description(model: str, description: "GraphDescription", stream: TextI
         ("operations", f"{sum(count for _, count in description.operations):,}: {', '.join(operations[:SHOWN])}{more}"),
         ("producer", str(description.producer)),
         *(("input", str(spec)) for spec in description.inputs),
-        *(("likely output", f"{spec.name} (dtype and shape known when loaded)") for spec in description.outputs),
+        *(("likely output", str(spec)) for spec in description.outputs),
     ]
     if description.variables:
         rows.append(("not frozen", f"{len(description.variables)} variables, first: {description.variables[0]}"))
@@ -107,11 +111,19 @@ def print_description(model: str, description: "GraphDescription", stream: TextI
 
 
 def command_to_paste(model: str, description: "GraphDescription") -> str:
-    """Return a command that scores with the graph's own tensor names."""
-    required = [spec for spec in description.inputs if spec.dtype is not None]
+    """Return a command that scores with the graph's own tensor names, each with a column of its own."""
     words = ["icefloe", "score", "--model", model, "--input", "INPUT", "--output", "OUTPUT"]
-    for flag, specs in (("--feed", required), ("--fetch", description.outputs)):
-        for spec in specs:
-            column = spec.name.partition(":")[0].rpartition("/")[2]
+    fed = [spec for spec in description.inputs if spec.shape != ()]
+    for flag, specs in (("--feed", fed), ("--fetch", description.outputs)):
+        lasts = [_last_word(spec.name) for spec in specs]
+        for spec, last in zip(specs, lasts, strict=True):
+            column = last if lasts.count(last) == 1 else spec.name.partition(":")[0].replace("/", "_")
             words += [flag, f"{spec.name}={column}"]
+    for spec in description.inputs:
+        if spec.shape == ():  # one value for all rows
+            words += ["--set", f"{spec.name}=VALUE"]
     return shlex.join(words)
+
+
+def _last_word(name: str) -> str:
+    return name.partition(":")[0].rpartition("/")[2]

@@ -128,9 +128,7 @@ def test_a_killed_actor_is_replaced(model: str, many_files: str, tmp_path: Path)
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    config = JobConfig(
-        model=model, input=(many_files,), output=str(output), shard_size=1500, batch_size=16, actors=2
-    )
+    config = JobConfig(model=model, input=(many_files,), output=str(output), shard_size=1500, batch_size=16, actors=2)
     summary = score(config)
     killer.join()
     assert killed

@@ -41,12 +41,20 @@ def test_every_kind_of_column_reaches_its_tensor_and_comes_back(tmp_path: Path) 
         "wide": (pa.array(range(ROWS), pa.float64()), "float32", [None, 1], np.arange(ROWS)[:, None]),
         "flag": (pa.array([i % 2 == 0 for i in range(ROWS)]), "bool", [None], np.arange(ROWS) % 2 == 0),
         "text": (pa.array([f"é{i}" for i in range(ROWS)]), "string", [None], [f"é{i}".encode() for i in range(ROWS)]),
-        "blob": (pa.array([bytes([i, 0]) for i in range(ROWS)]), "string", [None], [bytes([i, 0]) for i in range(ROWS)]),
+        "blob": (
+            pa.array([bytes([i, 0]) for i in range(ROWS)]),
+            "string",
+            [None],
+            [bytes([i, 0]) for i in range(ROWS)],
+        ),
         "words": (pa.array([["a", str(i)] for i in range(ROWS)]), "string", [None, 2], None),
     }
     nodes = []
     for name, (_, dtype, shape, _) in columns.items():
-        nodes += [graphs.placeholder(f"in/{name}", dtype, shape), graphs.node(f"out/{name}", "Identity", f"in/{name}", T=dtype)]
+        nodes += [
+            graphs.placeholder(f"in/{name}", dtype, shape),
+            graphs.node(f"out/{name}", "Identity", f"in/{name}", T=dtype),
+        ]
     model = graphs.write(tmp_path / "m.pb", graphs.graph(*nodes))
     ports = {f"in/{name}": name for name in columns}
     table = pa.table({"id": range(ROWS), **{name: column for name, (column, *_) in columns.items()}})
@@ -111,7 +119,8 @@ def test_a_random_operation_ends_the_promise_of_equal_bytes(tmp_path: Path) -> N
 
 @pytest.mark.skipif(not CASES.exists(), reason="the graphs of others are not beside this checkout")
 @pytest.mark.parametrize(
-    "name", ["mlnet_types_identity", "triton_simple_string", "triton_identity_mixed_rank", "dl4j_mnist_00", "tf2onnx_lstm"]
+    "name",
+    ["mlnet_types_identity", "triton_simple_string", "triton_identity_mixed_rank", "dl4j_mnist_00", "tf2onnx_lstm"],
 )
 def test_graphs_of_others_give_their_expected_values(name: str, tmp_path: Path) -> None:
     case = next(each for each in json.loads((CASES / "index.json").read_text()) if each["case"] == name)

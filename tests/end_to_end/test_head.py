@@ -31,9 +31,7 @@ class Head:
     env: dict[str, str]
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            words, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=240, check=False
-        )
+        return subprocess.run(words, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=240, check=False)
 
     def submit(self, *words: str) -> subprocess.CompletedProcess[str]:
         job = ["ray", "job", "submit", "--address", self.dashboard, "--working-dir", ".", "--", "python", "-m"]
@@ -107,7 +105,16 @@ def test_actors_share_the_declared_gpus(
 ) -> None:
     for number in range(40):  # hundreds of shards, so that the last actor is ready before the work is done
         write_rows(tmp_path / "in" / f"f{number:02}.parquet", number * 100, number * 100 + 100)
-    words = ["--model", model, "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--shard-size", "150"]
+    words = [
+        "--model",
+        model,
+        "--input",
+        str(tmp_path / "in"),
+        "--output",
+        str(tmp_path / "out"),
+        "--shard-size",
+        "150",
+    ]
     score = [sys.executable, "-m", "jobs.score", "--address", head.address, "--json", "--quiet"]
     done = head.run(*score, *words, *options)
     assert done.returncode == 0, done.stderr

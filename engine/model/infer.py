@@ -1,0 +1,75 @@
+"""Guesses dtype and shape of an inner tensor from the file alone, where that is simple.
+
+TensorFlow's own shape functions are the truth and speak when an actor loads the graph; this covers what ends most
+classifiers and regressors, so that people see `prediction:0 (float32 [?, 10])` without waiting 3 s for TensorFlow.
+What is not covered stays None. Start at `infer_tensor`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from engine.model.graphdef import Graph, describe_tensor, dtype_name, read_shape, split_tensor
+from engine.model.tensor import Shape, TensorSpec
+
+# Attributes that name the dtype of output 0, by operation; most others have it in T.
+DTYPE_ATTRIBUTES = {
+    "ArgMax": "output_type",
+    "ArgMin": "output_type",
+    "Cast": "DstT",
+    "Shape": "out_type",
+    "Size": "out_type",
+    "LookupTableFindV2": "Tout",
+    "DecodeRaw": "out_type",
+    "RandomUniform": "dtype",
+    "RandomStandardNormal": "dtype",
+}
+COMPARISONS = {"Equal", "NotEqual", "Less", "LessEqual", "Greater", "GreaterEqual", "IsNan", "IsInf", "IsFinite"}
+FIXED_DTYPES = {**dict.fromkeys(COMPARISONS, "bool"), "AsString": "string", "StringJoin": "string"}
+SAME_SHAPE = {
+    *("Identity", "Softmax", "LogSoftmax", "Sigmoid", "Relu", "Relu6", "Elu", "Selu", "Tanh", "Softplus", "Exp", "Log"),
+    *("BiasAdd", "Cast", "StopGradient", "CheckNumerics", "Neg", "Abs", "Square", "Sqrt", "AsString", "Floor", "Round"),
+}
+MAX_DEPTH = 100
+
+
+def infer_tensor(graph: Graph, name: str) -> TensorSpec:
+    """Return tensor `name` with as much of its dtype and shape as the file shows.
+
+    Raises:
+        GraphError: if the graph has no such node.
+    """
+    known = describe_tensor(graph, name)
+    node_name, index = split_tensor(name)
+    if known.dtype is not None or index > 0:
+        return known
+    return TensorSpec(name, _dtype(graph.nodes[node_name]), _shape(graph, name, MAX_DEPTH))
+
+
+def _dtype(node: Any) -> str | None:
+    if node.op in FIXED_DTYPES:
+        return FIXED_DTYPES[node.op]
+    attribute = DTYPE_ATTRIBUTES.get(node.op, "T")
+    if attribute not in node.attr or not node.attr[attribute].type:
+        return None
+    return dtype_name(node.attr[attribute].type)
+
+
+def _shape(graph: Graph, name: str, depth: int) -> Shape:
+    node_name, index = split_tensor(name)
+    node = graph.nodes.get(node_name)
+    if node is None or index != 0 or depth == 0:
+        return None
+    if "_output_shapes" in node.attr and node.attr["_output_shapes"].list.shape:
+        return read_shape(node.attr["_output_shapes"].list.shape[0])
+    if node.op in SAME_SHAPE and node.input:
+        return _shape(graph, node.input[0], depth - 1)
+    if node.op == "MatMul":
+        left, right = (_shape(graph, edge, depth - 1) for edge in node.input[:2])
+        return _multiplied(left, right, node.attr)
+    return describe_tensor(graph, name).shape
+
+
+def _multiplied(left: Shape, right: Shape, attributes: Mapping[str, Any]) -> Shape:
+    rows = None if left is None else left[1 if attributes["transpose_a"].b else 0]
+    columns = None if right is None else right[0 if attributes["transpose_b"].b else 1]
+    return (rows, columns)

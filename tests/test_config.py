@@ -1,0 +1,265 @@
+import tomllib
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from engine.config import JobConfig, build_config, tensor_name
+from engine.errors import ConfigError
+
+BASE: dict[str, Any] = {"model": "m.pb", "input": ["in"], "output": "out"}
+
+
+def build(**settings: Any) -> JobConfig:
+    return build_config({**BASE, **settings})
+
+
+def refusal(**settings: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        build(**settings)
+    return str(caught.value)
+
+
+def test_defaults() -> None:
+    config = build()
+    assert config.model_dump() == {
+        "model": "m.pb",
+        "input": ("in",),
+        "output": "out",
+        "feed": {"inputs:0": "inputs"},
+        "fetch": {"prediction:0": "prediction"},
+        "set": {},
+        "init_op": (),
+        "keep": None,
+        "batch_size": "auto",
+        "actors": "auto",
+        "gpus_per_actor": None,
+        "cpus_per_actor": None,
+        "shard_size": "auto",
+        "limit": None,
+        "address": None,
+        "overwrite": False,
+    }
+
+
+@pytest.mark.parametrize(("name", "full"), [("x", "x:0"), ("x:0", "x:0"), ("a/b:2", "a/b:2")])
+def test_the_output_index_may_be_left_out(name: str, full: str) -> None:
+    assert tensor_name(name) == full
+
+
+GOOD: list[tuple[str, Any, Any]] = [
+    ("model", "/m/model.pb", "/m/model.pb"),
+    ("input", "a.parquet", ("a.parquet",)),
+    ("input", ("a", "b/*.parquet"), ("a", "b/*.parquet")),
+    ("input", ["a,b"], ("a,b",)),
+    ("output", "/o", "/o"),
+    ("feed", ("x=a",), {"x:0": "a"}),
+    ("feed", ["x:1 = a", "y=b=c"], {"x:1": "a", "y:0": "b=c"}),
+    ("feed", {"x": "a", "y:1": "b"}, {"x:0": "a", "y:1": "b"}),
+    ("fetch", "p=score", {"p:0": "score"}),
+    ("fetch", {"p": "score"}, {"p:0": "score"}),
+    ("set", ("k=1.0",), {"k:0": 1.0}),
+    ("set", ["k:0=false", 's="word"', "v=[1, 2]"], {"k:0": False, "s:0": "word", "v:0": [1, 2]}),
+    ("set", {"k": 0.5, "s": "word"}, {"k:0": 0.5, "s:0": "word"}),
+    ("set", {}, {}),
+    ("init_op", "init", ("init",)),
+    ("init_op", ["init", "init_2"], ("init", "init_2")),
+    ("keep", "all", "all"),
+    ("keep", ("none",), "none"),
+    ("keep", "id, name", ("id", "name")),
+    ("keep", ("id", "name,age"), ("id", "name", "age")),
+    ("keep", None, None),
+    ("batch_size", "auto", "auto"),
+    ("batch_size", "64", 64),
+    ("batch_size", 1, 1),
+    ("actors", 3, 3),
+    ("actors", "auto", "auto"),
+    ("gpus_per_actor", "0.25", 0.25),
+    ("gpus_per_actor", 0, 0.0),
+    ("gpus_per_actor", 2, 2.0),
+    ("cpus_per_actor", 0.5, 0.5),
+    ("cpus_per_actor", "4", 4.0),
+    ("shard_size", "64MiB", 64 * 2**20),
+    ("shard_size", "1 MB", 10**6),
+    ("shard_size", 1000, 1000),
+    ("shard_size", "auto", "auto"),
+    ("limit", "10", 10),
+    ("limit", None, None),
+    ("address", "10.0.0.5:6379", "10.0.0.5:6379"),
+    ("overwrite", True, True),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), GOOD)
+def test_good_values(name: str, value: Any, expected: Any) -> None:
+    assert getattr(build(**{name: value}), name) == expected
+
+
+COUNT = "expected a whole number of at least 1"
+SHARE = "expected a fraction below 1 or a whole number"
+SIZE = "expected bytes, as in 64MiB or 1000000, or auto"
+BAD: list[tuple[str, Any, str]] = [
+    ("model", 3, "valid string"),
+    ("input", 3, "expected one or more names"),
+    ("input", [1], "expected one or more names"),
+    ("output", ["a"], "valid string"),
+    ("feed", "x", "expected TENSOR=COLUMN, as in inputs:0=pixels"),
+    ("feed", "=a", "expected TENSOR=COLUMN"),
+    ("feed", "x=", "expected TENSOR=COLUMN"),
+    ("feed", (), "expected TENSOR=COLUMN"),
+    ("feed", 3, "expected TENSOR=COLUMN"),
+    ("feed", ("x=a", "x=b"), "x is given twice"),
+    ("feed", ("x=a", "x:0=b"), "each tensor once"),
+    ("feed", {"x": "a", "x:0": "b"}, "each tensor once"),
+    ("feed", {"x": 1}, "name of its column; see x"),
+    ("feed", {}, "expected at least one TENSOR=COLUMN"),
+    ("fetch", "prediction", "expected TENSOR=COLUMN"),
+    ("fetch", {}, "expected at least one TENSOR=COLUMN"),
+    ("set", "k", "expected TENSOR=VALUE with VALUE in JSON, as in keep_prob:0=1.0"),
+    ("set", "k=word", "expected VALUE in JSON"),
+    ("set", ("k=1", "k=2"), "k is given twice"),
+    ("set", 7, "expected TENSOR=VALUE"),
+    ("init_op", 3, "expected one or more names"),
+    ("keep", "", "expected column names, all or none"),
+    ("keep", (), "expected column names, all or none"),
+    ("keep", 5, "expected one or more names"),
+    *[("batch_size", value, COUNT + ", or auto") for value in (0, -1, "0", "many", 1.5, True, "1.5", "")],
+    *[("actors", value, COUNT + ", or auto") for value in (0, "1:4", [2])],
+    *[("limit", value, COUNT + ", found") for value in (0, "auto", "ten", -3)],
+    *[("gpus_per_actor", value, SHARE) for value in (-1, 1.5, "half", "nan", "inf", True, [1])],
+    *[("cpus_per_actor", value, SHARE + ", above 0") for value in (0, "0", 0.0)],
+    *[("cpus_per_actor", value, SHARE) for value in (-1, 2.5, "one")],
+    *[("shard_size", value, SIZE) for value in (0, "0", "-1", "large", "5 parsecs", 1.9, float("inf"))],
+    ("address", 3, "valid string"),
+    ("overwrite", "perhaps", "valid boolean"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), BAD)
+def test_bad_values_name_the_flag_what_was_expected_and_what_was_found(name: str, value: Any, expected: str) -> None:
+    message = refusal(**{name: value})
+    assert message.startswith("--" + name.replace("_", "-") + ": ")
+    assert expected in message
+    assert message.endswith(f"found {value!r}")
+
+
+def test_a_constant_stands_once_whether_its_index_is_written_or_not() -> None:
+    assert "once" in refusal(set=("k=1", "k:0=2"))
+    assert "once" in refusal(set={"k": 1, "k:0": 2})
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_a_shard_size_is_no_switch(value: bool) -> None:
+    assert SIZE in refusal(shard_size=value)
+
+
+def test_a_number_beyond_floats_is_a_mistake() -> None:
+    assert SHARE in refusal(cpus_per_actor=10**400)
+
+
+def test_a_constant_that_json_cannot_hold_is_a_mistake() -> None:
+    settings = tomllib.loads("[set]\nday = 2020-01-01")
+    assert "day" in refusal(**settings)
+
+
+def test_an_empty_input_says_what_was_expected() -> None:
+    message = refusal(input="")
+    assert "--input" in message
+    assert "after validation" not in message
+
+
+@pytest.mark.parametrize("missing", ["model", "input", "output"])
+def test_a_missing_key_is_named_with_its_meaning(missing: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_config({name: value for name, value in BASE.items() if name != missing})
+    assert (
+        str(caught.value)
+        == f"--{missing} is missing: {str(JobConfig.model_fields[missing].description).removesuffix('.')}"
+    )
+
+
+def test_several_problems_are_told_together() -> None:
+    with pytest.raises(ConfigError, match=r"--model is missing.*--input is missing.*--output is missing.*--limit"):
+        build_config({"limit": 0})
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [("modle", "model"), ("inputs", "input"), ("batchsize", "batch_size"), ("batch-size", "batch_size")],
+)
+def test_an_unknown_key_names_the_nearest(key: str, nearest: str) -> None:
+    assert refusal(**{key: 1}) == f"unknown key {key!r}; did you mean {nearest}?"
+
+
+def test_an_unknown_key_without_a_near_one_names_all() -> None:
+    message = refusal(zzzzzz=1)
+    assert "unknown key 'zzzzzz'" in message
+    assert all(name in message for name in JobConfig.model_fields)
+
+
+def test_each_unknown_key_is_named() -> None:
+    message = refusal(modle=1, outputt=2)
+    assert "'modle'" in message
+    assert "'outputt'" in message
+
+
+def test_flags_and_toml_give_the_same_config() -> None:
+    from_file = tomllib.loads("""
+        model = "m.pb"
+        input = ["a", "b"]
+        output = "out"
+        init_op = ["init"]
+        keep = ["id", "name"]
+        batch_size = 32
+        actors = 2
+        gpus_per_actor = 0.5
+        cpus_per_actor = 1
+        shard_size = "1MiB"
+        limit = 7
+        address = "h:1"
+        overwrite = true
+        [feed]
+        x = "a"
+        "y:1" = "b"
+        [fetch]
+        p = "score"
+        [set]
+        keep_prob = 1.0
+        names = ["a", "b"]
+        is_training = false
+    """)
+    flags = {
+        "model": "m.pb",
+        "input": ("a", "b"),
+        "output": "out",
+        "init_op": ("init",),
+        "keep": ("id,name",),
+        "batch_size": "32",
+        "actors": "2",
+        "gpus_per_actor": "0.5",
+        "cpus_per_actor": "1",
+        "shard_size": "1MiB",
+        "limit": "7",
+        "address": "h:1",
+        "overwrite": True,
+        "feed": ("x=a", "y:1=b"),
+        "fetch": ("p=score",),
+        "set": ("keep_prob=1.0", 'names=["a", "b"]', "is_training=false"),
+    }
+    assert build_config(from_file) == build_config(flags)
+    assert set(from_file) == set(JobConfig.model_fields), "a field that this test does not know"
+
+
+def test_config_is_frozen() -> None:
+    config = build()
+    with pytest.raises(ValidationError, match="frozen"):
+        config.limit = 3  # type: ignore[misc]
+
+
+def test_defaults_are_not_shared() -> None:
+    build().feed["other:0"] = "other"
+    assert build().feed == {"inputs:0": "inputs"}
+
+
+def test_every_field_has_a_help_text() -> None:
+    assert all((field.description or "").endswith((".", "]")) for field in JobConfig.model_fields.values())

@@ -1,0 +1,147 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import graphs
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import write_rows
+from graphs import graph, node, placeholder
+
+from engine.config import build_config
+from engine.data.ledger import Ledger
+from engine.errors import PlanError
+from engine.job import resume_or_start
+from engine.prepare import prepare
+from engine.preview import DataInFlight, Preview, preview
+from engine.run.schedule import SHARDS_PER_WORKER
+
+
+@pytest.fixture
+def settings(model: str, inputs: str, tmp_path: Path) -> dict[str, Any]:
+    return {"model": model, "input": [inputs], "output": str(tmp_path / "out")}
+
+
+def previewed(settings: dict[str, Any], **more: Any) -> Preview:
+    return preview(build_config({**settings, **more}))
+
+
+def test_a_preview_says_what_would_run(settings: dict[str, Any], tmp_path: Path) -> None:
+    found = previewed(settings, shard_size=1000)
+    job = prepare(build_config({**settings, "shard_size": 1000}))
+    assert found.plan_id == job.plan.plan_id
+    assert (found.model, found.output) == (settings["model"], settings["output"])
+    assert found.num_files == 4
+    assert found.input_bytes == sum(path.stat().st_size for path in Path(settings["input"][0]).iterdir())
+    assert found.num_shards == len(job.plan.shards) > 4
+    assert found.shard_bytes == 1000
+    assert (found.num_done, found.refusal) == (0, "")
+    assert found.feeds == (("inputs", str(job.read_schema.field("inputs").type), "inputs:0 (float32 [?, 4])"),)
+    assert found.fetches == (("prediction:0 (float32 [?, 3])", "prediction"),)
+    assert found.kept == (("id", "int64"),)
+    num = found.num_shards
+    assert found.parts == (f"part-00000-of-{num:05d}.parquet", f"part-{num - 1:05d}-of-{num:05d}.parquet")
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_part_is_named_once(settings: dict[str, Any]) -> None:
+    assert previewed(settings).parts == ("part-00000-of-00001.parquet",)
+
+
+def test_data_in_flight_is_exact_for_columns_of_fixed_width(settings: dict[str, Any]) -> None:
+    memory = previewed(settings, batch_size=32).memory
+    assert memory == DataInFlight(
+        shards_at_once=SHARDS_PER_WORKER,
+        slice_bytes=100 * (8 + 4 * 4),
+        converted_bytes=0,
+        batch_bytes=32 * 4 * 4,
+        part_bytes=100 * 8,
+        is_exact=True,
+    )
+    assert memory.total_bytes == SHARDS_PER_WORKER * (2400 + 512 + 800)
+
+
+def test_a_column_that_is_cast_is_counted_twice(settings: dict[str, Any]) -> None:
+    graphs.write(Path(settings["model"]), graphs.linear())
+    path = Path(settings["input"][0]) / "f0.parquet"
+    table = pq.read_table(path)
+    table = table.set_column(1, "inputs", table["inputs"].cast(pa.list_(pa.float64(), 4)))
+    pq.write_table(table, path)
+    assert previewed(settings, input=str(path)).memory.converted_bytes == 100 * 4 * 4
+
+
+def test_a_column_fed_to_two_tensors_is_counted_for_each(settings: dict[str, Any]) -> None:
+    both = graph(
+        placeholder("a", "float32", [None, 4]),
+        placeholder("b", "float64", [None, 4]),
+        node("c", "Cast", "b", SrcT="float64", DstT="float32"),
+        node("y", "AddV2", "a", "c", T="float32"),
+    )
+    graphs.write(Path(settings["model"]), both)
+    memory = previewed(settings, feed=("a=inputs", "b=inputs"), fetch="y=y", batch_size=10).memory
+    assert memory.batch_bytes == 10 * (4 * 4 + 4 * 8)
+    assert memory.converted_bytes == 100 * 4 * 8
+
+
+def test_data_in_flight_of_columns_of_varying_width_is_no_promise(settings: dict[str, Any], tmp_path: Path) -> None:
+    texts = pa.table({"text": [str(i) * 9 for i in range(50)], "id": np.arange(50)})
+    pq.write_table(texts, tmp_path / "text.parquet")
+    graphs.write(Path(settings["model"]), graphs.identity("string", [None]))
+    memory = previewed(settings, input=str(tmp_path / "text.parquet"), feed="inputs=text").memory
+    assert not memory.is_exact
+    assert memory.slice_bytes > 50 * 8
+
+
+def test_input_without_rows(settings: dict[str, Any], tmp_path: Path) -> None:
+    write_rows(tmp_path / "empty.parquet", 0, 0)
+    found = previewed(settings, input=str(tmp_path / "empty.parquet"))
+    assert found.num_shards == 1
+    assert found.memory.slice_bytes == 0
+
+
+def start(settings: dict[str, Any], parts: int = 0) -> None:
+    """Leave the output folder as an earlier run that was cut off would."""
+    job = prepare(build_config(settings))
+    ledger = Ledger(job.config.output)
+    resume_or_start(job, ledger)
+    for name in list(job.part_names)[:parts]:
+        (ledger.root / name).write_bytes(b"")
+
+
+def test_parts_that_are_done_are_counted(settings: dict[str, Any]) -> None:
+    settings["shard_size"] = 1000
+    start(settings, parts=3)
+    assert (previewed(settings).num_done, previewed(settings).refusal) == (3, "")
+
+
+def test_a_job_that_differs_would_be_refused(settings: dict[str, Any]) -> None:
+    start({**settings, "batch_size": 8}, parts=1)
+    found = previewed(settings, batch_size=16)
+    assert found.refusal == "batch_size 8 -> 16"
+    assert found.num_done == 0
+    assert previewed(settings, batch_size=16, overwrite=True).refusal == ""
+
+
+def test_a_folder_of_something_else_is_a_mistake(settings: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.doc").write_bytes(b"")
+    with pytest.raises(PlanError, match=r"holds something else \(thesis.doc\)"):
+        previewed(settings)
+
+
+def test_a_preview_writes_nothing(settings: dict[str, Any], tmp_path: Path) -> None:
+    start(settings)
+    before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
+    previewed(settings)
+    previewed(settings, overwrite=True)
+    assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
+
+
+def test_a_preview_is_json(settings: dict[str, Any]) -> None:
+    found = previewed(settings)
+    document = json.loads(json.dumps(found.to_json()))
+    assert document["plan_id"] == found.plan_id
+    assert document["memory"]["total_bytes"] == found.memory.total_bytes
+    assert document["feeds"] == [list(feed) for feed in found.feeds]
