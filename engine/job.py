@@ -18,6 +18,8 @@ from engine.run.summary import Summary, add_phases, find_bottleneck
 from engine.run.versions import installed_versions
 from engine.view.progress import ProgressView
 
+NUM_SAMPLES = 16
+
 
 def score(config: JobConfig, view: ProgressView | None = None) -> Summary:
     """Score every input row once; where an earlier run of the same job was cut off, only what is missing.
@@ -132,7 +134,7 @@ def scoring_spec(job: Job) -> ScoringSpec:
         read_schema=job.read_schema,
         keep=job.keep,
         batch_rows=job.plan.batch_rows,
-        first_shard=job.plan.shards[0],
+        samples=tuple(job.plan.whole_file(file) for file in job.plan.files[:NUM_SAMPLES]),
         versions=installed_versions(),
     )
 

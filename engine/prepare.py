@@ -115,8 +115,8 @@ def make_plan(
     settings = {
         "model_sha256": hashlib.sha256(graph.data).hexdigest(),
         "inputs_sha256": inputs_digest(files),
-        "feed": config.feed,
-        "fetch": config.fetch,
+        "feed": [f"{tensor}={column}" for tensor, column in config.feed.items()],
+        "fetch": [f"{tensor}={column}" for tensor, column in config.fetch.items()],  # their order is the columns'
         "set": config.set,
         "init_op": list(config.init_op),
         "keep": list(keep),

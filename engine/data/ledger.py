@@ -178,7 +178,8 @@ class Ledger:
         """
         path = self._folder / "schema.arrow"
         if path.exists():
-            earlier = pa.ipc.read_schema(pa.py_buffer(path.read_bytes()))
+            with reading(str(path)):
+                earlier = pa.ipc.read_schema(pa.py_buffer(path.read_bytes()))
             if not earlier.equals(schema):
                 raise PlanError(f"{path}: earlier parts have the schema {earlier}, now it is {schema}; use --overwrite")
         else:
@@ -191,8 +192,8 @@ class Ledger:
 
     def _describe_part(self, name: str) -> ManifestRow:
         path = self.root / name
+        facts = read_part_facts(path)
         with reading(str(path)):
-            facts = json.loads(pq.read_metadata(path).metadata[METADATA_KEY.encode()])
             part = hash_file(path)
         sources = json.dumps(facts["sources"], sort_keys=True)
         return ManifestRow(
@@ -233,5 +234,21 @@ def read_plan_id(root: str) -> str | None:
     """Return the id of the plan that the output folder `root` belongs to now; None where none can be read."""
     try:
         return str(json.loads((Path(root) / FOLDER / "plan.json").read_bytes())["plan_id"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def read_part_facts(path: Path) -> dict[str, Any]:
+    """Return what `part_metadata` put into a part's footer.
+
+    Raises:
+        PlanError: if no job of ours wrote the file.
+        DataError: if it is damaged.
+    """
+    with reading(str(path)):
+        metadata = pq.read_metadata(path).metadata or {}
+    try:
+        facts = json.loads(metadata[METADATA_KEY.encode()])
+        return {name: facts[name] for name in ("plan_id", "shard_id", "sources", "rows_in", "rows")}
+    except (KeyError, ValueError, TypeError) as error:
+        raise PlanError(f"{path} has a part's name, but no job of ours wrote it; move it away") from error

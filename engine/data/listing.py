@@ -89,27 +89,43 @@ def _list_uri(uri: str) -> Iterator[InputFile]:
         yield _input_file(path, os.path.dirname(path))
     elif glob.has_magic(path):
         root = _glob_root(path)
+        seen: set[str] = set()  # ** matches folders and the files in them alike
         for match in sorted(glob.iglob(path, recursive=True)):
             is_hidden = any(part.startswith(("_", ".")) for part in Path(match).relative_to(root).parts)
             if not is_hidden:
-                yield from _walk(match, root) if os.path.isdir(match) else [_input_file(match, root)]
+                found = list(_walk(match, root)) if os.path.isdir(match) else [_input_file(match, root)]
+                yield from (file for file in found if file.path not in seen)
+                seen.update(file.path for file in found)
+        for folder in {os.path.dirname(name) for name in seen}:
+            _refuse_table(folder, os.listdir(folder))
     else:
         raise PlanError(f"--input {uri}: no such file or folder")
 
 
 def _walk(folder: str, root: str) -> Iterator[InputFile]:
-    for place, folders, names in os.walk(folder):
-        for marker, table_format in TABLE_FORMATS.items():
-            is_iceberg = marker != "metadata" or glob.glob(os.path.join(glob.escape(place), marker, "*.metadata.json"))
-            if marker in folders and is_iceberg:
-                raise PlanError(
-                    f"--input {folder}: {place} is a {table_format} table, whose plain listing holds deleted rows; "
-                    "export a snapshot of it to Parquet first"
-                )
+    def refuse(error: OSError) -> None:
+        raise PlanError(f"--input {folder}: cannot list {error.filename} ({error.strerror})")
+
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        _refuse_table(place, folders)
         folders[:] = sorted(name for name in folders if not name.startswith(("_", ".")))
+        above = os.path.realpath(place) + os.sep
+        for name in folders:
+            if above.startswith(os.path.realpath(os.path.join(place, name)) + os.sep):
+                raise PlanError(f"--input {folder}: {os.path.join(place, name)} links to a folder above itself")
         for name in sorted(names):
             if name.endswith(SUFFIXES) and not name.startswith(("_", ".")):
                 yield _input_file(os.path.join(place, name), root)
+
+
+def _refuse_table(folder: str, names: Sequence[str]) -> None:
+    for marker, table_format in TABLE_FORMATS.items():
+        is_iceberg = marker != "metadata" or glob.glob(os.path.join(glob.escape(folder), marker, "*.metadata.json"))
+        if marker in names and is_iceberg:
+            raise PlanError(
+                f"--input {folder}: this is a {table_format} table, whose plain listing holds deleted rows; "
+                "export a snapshot of it to Parquet first"
+            )
 
 
 def _input_file(path: str, root: str) -> InputFile:

@@ -76,7 +76,8 @@ def bind_output(tensor: TensorSpec, column: str) -> OutputColumn:
             nested = pa.list_(nested)
         return OutputColumn(tensor, column, nested)
     known = [n for n in extents if n is not None]
-    if len(known) == 1 or pa.types.is_binary(leaf):
+    # pyarrow 26 cannot hand tensors of bool or bytes back to numpy.
+    if len(known) == 1 or pa.types.is_binary(leaf) or pa.types.is_boolean(leaf):
         return OutputColumn(tensor, column, _nest_fixed(leaf, known))
     return OutputColumn(tensor, column, pa.fixed_shape_tensor(leaf, known))
 

@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -72,13 +72,18 @@ class PartWriter:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._temporary.open("wb")
-            self._writer = pq.ParquetWriter(
-                self._file,
-                schema,
-                compression=ENCODING["compression"],
-                version=ENCODING["version"],
-                use_dictionary=dictionary_columns,
-            )
+            try:
+                self._writer = pq.ParquetWriter(
+                    self._file,
+                    schema,
+                    compression=ENCODING["compression"],
+                    version=ENCODING["version"],
+                    use_dictionary=dictionary_columns,
+                )
+            except BaseException:
+                self._file.close()
+                self._temporary.unlink()
+                raise
 
     def __enter__(self) -> Self:
         """Give the writer."""
@@ -104,11 +109,16 @@ class PartWriter:
             if len(table):
                 self._writer.write_table(table, row_group_size=len(table))
 
-    def publish(self, metadata: Mapping[str, str]) -> PublishedPart | None:
+    def publish(self, metadata: Mapping[str, str], is_twin: Callable[[Path], bool]) -> PublishedPart:
         """Close the file with `metadata` in its footer and give it its final name.
 
+        Args:
+            metadata: what the footer says of the part.
+            is_twin: whether a part that is there already is of the same plan. Such a one is left as it is; another
+                is what a late actor of a discarded job left behind, and goes.
+
         Returns:
-            The part, or None if a twin had published it already.
+            The part that lies there: this one, or its twin.
 
         Raises:
             StorageError: if the disk refuses.
@@ -123,7 +133,10 @@ class PartWriter:
             try:
                 os.link(self._temporary, self._path)
             except FileExistsError:
-                return None
+                if is_twin(self._path):
+                    return hash_file(self._path)
+                self._path.unlink()
+                os.link(self._temporary, self._path)
             _sync_folder(self._path.parent)
             return part
 

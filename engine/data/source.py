@@ -6,7 +6,7 @@ from the footer alone, so batches, which never cross a slice, follow from the pl
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,12 +105,17 @@ def read_row_groups(metadata: pq.FileMetaData, schema: pa.Schema, columns: Seque
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
         chunks = [group.column(i) for i in range(group.num_columns)]
-        varying_bytes = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] in varying)
+        varying_bytes = sum(c.total_uncompressed_size for c in chunks if _belongs(c.path_in_schema, varying))
         starts = [min(c.data_page_offset, c.dictionary_page_offset or c.data_page_offset) for c in chunks]
         midpoint = min(starts, default=0) + sum(c.total_compressed_size for c in chunks) // 2
         groups.append(RowGroup(index, start_row, group.num_rows, fixed * group.num_rows + varying_bytes, midpoint))
         start_row += group.num_rows
     return groups
+
+
+def _belongs(path: str, columns: Collection[str]) -> bool:
+    """Whether a leaf column `a.list.element` is part of one of `columns`, whose own names may hold dots."""
+    return any(path == name or path.startswith(f"{name}.") for name in columns)
 
 
 def cut_slices(groups: Iterable[RowGroup], batch_rows: int, slice_bytes: int = SLICE_BYTES) -> list[SlicePlan]:
@@ -160,14 +165,19 @@ def read_slices(piece: Piece, schema: pa.Schema, batch_rows: int) -> Iterator[Sl
     with open_parquet(piece.path) as file:
         _check_schema(piece.path, file.schema_arrow, schema)
         groups = read_row_groups(file.metadata, file.schema_arrow, schema.names)
-        mine = [group for group in groups if piece.start_byte <= group.midpoint < piece.stop_byte]
+        # Odd writers put midpoints outside the file; the first or the last range has such a row group.
+        middles = ((group, min(max(group.midpoint, 0), piece.size_bytes - 1)) for group in groups)
+        mine = [group for group, middle in middles if piece.start_byte <= middle < piece.stop_byte]
+        stop_row = file.metadata.num_rows if piece.stop_row is None else piece.stop_row
         for part in cut_slices(mine, batch_rows):
             start_row = part.start_row
+            if start_row >= stop_row:
+                return
             for table in _read(file, piece.path, part, schema.names):
-                room = len(table) if piece.stop_row is None else max(0, piece.stop_row - start_row)
-                if room:
-                    yield Slice(table.slice(0, room), piece.path, start_row)
+                yield Slice(table.slice(0, stop_row - start_row), piece.path, start_row)
                 start_row += len(table)
+                if start_row >= stop_row:
+                    break
 
 
 def _read(file: pq.ParquetFile, path: str, part: SlicePlan, columns: list[str]) -> Iterator[pa.Table]:
@@ -184,9 +194,8 @@ def _check_unchanged(piece: Piece) -> None:
     with reading(piece.path):
         status = os.stat(piece.path)
     if (status.st_size, status.st_mtime_ns) != (piece.size_bytes, piece.mtime_ns):
-        raise DataError(
-            f"{piece.path} changed since the job was planned: {piece.size_bytes} bytes then, {status.st_size} now"
-        )
+        how = "touched, same size" if status.st_size == piece.size_bytes else f"now {status.st_size} bytes"
+        raise DataError(f"{piece.path} changed since the job was planned: {piece.size_bytes} bytes then, {how}")
 
 
 def _check_schema(path: str, found: pa.Schema, expected: pa.Schema) -> None:

@@ -132,7 +132,7 @@ def check_node(spec: ScoringSpec) -> None:
         raise ClusterError(f"node {node} does not see the output folder {spec.output}; use a path that all nodes share")
     if found != spec.plan_id:
         raise ClusterError(f"{spec.output} was taken over by another job while this one started")
-    path = spec.first_shard.pieces[0].path
+    path = spec.samples[0].path
     try:
         with open(path, "rb"):
             pass

@@ -242,7 +242,7 @@ class _Driver:
 
     def _loaded(self, worker_id: int, value: LoadReport | EngineError) -> Event:
         if isinstance(value, EngineError):
-            return LoadFailed(worker_id, value)
+            return self._lose(worker_id, value) if value.retryable else LoadFailed(worker_id, value)
         if not self.outcome.reports:
             self.outcome.load_seconds = time.monotonic() - self._started
             try:

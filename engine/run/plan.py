@@ -7,6 +7,7 @@ give the same plan whatever the number of actors. Start at `plan_shards` and `pl
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,10 @@ class Plan:
     """Rows per graph call."""
     shard_bytes: int
     """Input bytes per shard."""
+
+    def whole_file(self, file: InputFile) -> Piece:
+        """Return one of the input files as a piece, to look at some of its rows."""
+        return Piece(file.path, file.size_bytes, file.mtime_ns, 0, file.size_bytes, None)
 
 
 def part_name(shard: Shard, num_shards: int) -> str:
@@ -148,17 +153,30 @@ def explain_changes(
     changes = [
         f"{name} {before.get(name)} -> {after.get(name)}"
         for name in sorted({*before, *after} - {"inputs_sha256"})
-        if before.get(name) != after.get(name)
+        # As JSON, for that is how the earlier ones were kept: a tuple has become a list, NaN is equal to itself.
+        if json.dumps(before.get(name), sort_keys=True) != json.dumps(after.get(name), sort_keys=True)
     ]
-    old, new = ({file.relative_path: file for file in group} for group in (old_files, files))
+    if not old_files:  # killed before it wrote them; the digest in the plan id has names and sizes
+        return changes
+    old, new = _by_name(old_files), _by_name(files)
     added, gone = [name for name in new if name not in old], [name for name in old if name not in new]
     if added:
-        changes.append(f"{len(added)} input files new, first: {added[0]}")
+        changes.append(f"{len(added)} input files new, first: {added[0][0]}")
     if gone:
-        changes.append(f"{len(gone)} input files gone, first: {gone[0]}")
+        changes.append(f"{len(gone)} input files gone, first: {gone[0][0]}")
     for name in [name for name in new if name in old]:
         if old[name].size_bytes != new[name].size_bytes:
-            changes.append(f"{name} {old[name].size_bytes} -> {new[name].size_bytes} bytes")
+            changes.append(f"{name[0]} {old[name].size_bytes} -> {new[name].size_bytes} bytes")
         elif old[name].mtime_ns != new[name].mtime_ns:
-            changes.append(f"{name} touched, same size")
+            changes.append(f"{name[0]} touched, same size")
     return changes
+
+
+def _by_name(files: Sequence[InputFile]) -> dict[tuple[str, int], InputFile]:
+    """Key files by the path below their root, and by its occurrence: two roots may hold files of one name."""
+    seen: Counter[str] = Counter()
+    keyed: dict[tuple[str, int], InputFile] = {}
+    for file in sorted(files, key=lambda file: file.path):
+        keyed[file.relative_path, seen[file.relative_path]] = file
+        seen[file.relative_path] += 1
+    return keyed

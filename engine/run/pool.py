@@ -1,10 +1,14 @@
 """How many actors, and what each of them gets. Pure. Start at `size_pool`."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.errors import ClusterError
+
+# Smaller shares would pack the actors of a growing cluster onto the node that happens to be there.
+MIN_CPU_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ def size_pool(
     Raises:
         ClusterError: if the cluster shows neither CPUs nor GPUs, or can never hold what was asked.
     """
-    all_cpus, all_gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    all_gpus = sum(node.gpus for node in nodes)
     gpus = gpus_per_actor if gpus_per_actor is not None else float(bool(all_gpus))
     if isinstance(actors, int):
         num_actors = actors
@@ -80,11 +84,21 @@ def size_pool(
             "--cpus-per-actor), or say how many to wait for (--actors N)"
         )
     num_actors = min(num_actors, num_shards)
-    cpus = cpus_per_actor if cpus_per_actor is not None else min(1.0, math.floor(all_cpus / num_actors * 100) / 100)
-    pool = PoolSize(num_actors, cpus, gpus)
+    pool = PoolSize(num_actors, 1.0 if cpus_per_actor is None else cpus_per_actor, gpus)
+    if cpus_per_actor is None and not _fits(pool, nodes):
+        pool = _shrink(pool, nodes)
     if not can_grow and not _fits(pool, nodes):
         raise ClusterError(f"{pool} were asked, {_show(nodes)}; ask for fewer (--actors) or smaller ones")
     return pool
+
+
+def _shrink(pool: PoolSize, nodes: Sequence[NodeSize]) -> PoolSize:
+    """Give every actor the largest share of a CPU with which all of them fit; leave it as it is if there is none."""
+    counts = range(1, math.ceil(1 / MIN_CPU_SHARE) + 1)
+    per_node = {math.floor(node.cpus / n * 100) / 100 for node in nodes for n in {*counts, pool.num_actors}}
+    shares = sorted((share for share in per_node if MIN_CPU_SHARE <= share < 1), reverse=True)
+    smaller = (dataclasses.replace(pool, cpus=share) for share in shares)
+    return next((each for each in smaller if _fits(each, nodes)), pool)
 
 
 def _fits(pool: PoolSize, nodes: Sequence[NodeSize]) -> bool:

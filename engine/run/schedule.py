@@ -139,7 +139,9 @@ class Scheduler:
             return []
         match event:
             case WorkerReady(worker_id):
-                self._loading.discard(worker_id)
+                if worker_id not in self._loading:
+                    return []
+                self._loading.remove(worker_id)
                 self._loads[worker_id] = set()
                 self._losses_loading = 0
             case WorkerLost(worker_id, reason):
@@ -158,7 +160,7 @@ class Scheduler:
                     if not error.retryable or shard.failures >= MAX_ATTEMPTS:
                         return self._finish(error)
                     shard.not_before = now + FIRST_BACKOFF_SECONDS * 2 ** (shard.failures - 1)
-                    shard.avoid = {worker_id}
+                    shard.avoid.add(worker_id)
                     self._waiting.append(shard_id)
             case Tick():
                 pass
@@ -173,6 +175,8 @@ class Scheduler:
         return True
 
     def _lose(self, worker_id: int, reason: str, now: float) -> list[Action]:
+        if worker_id not in self._loading and worker_id not in self._loads:
+            return []
         self.workers_lost += 1
         if worker_id in self._loading:
             self._loading.discard(worker_id)
@@ -184,7 +188,7 @@ class Scheduler:
                     )
                 )
         in_flight = sorted(self._loads.pop(worker_id, set()))
-        for shard_id in in_flight:
+        for shard_id in reversed(in_flight):
             shard = self._shards[shard_id]
             if len(in_flight) == 1 and shard.is_suspect:
                 shard.losses_alone += 1
@@ -238,5 +242,5 @@ class Scheduler:
         if shard.is_suspect:
             open_workers = [worker_id for worker_id in open_workers if not self._loads[worker_id]]
         elsewhere = [worker_id for worker_id in open_workers if worker_id not in shard.avoid]
-        candidates = elsewhere or (open_workers if len(self._loads) == 1 else [])
+        candidates = elsewhere or (open_workers if shard.avoid.issuperset(self._loads) else [])
         return min(candidates, key=lambda worker_id: len(self._loads[worker_id]), default=None)

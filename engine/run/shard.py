@@ -4,6 +4,7 @@ An actor runs several of these side by side, each in its own thread, so that one
 scores; the session is shared. Start at `Scorer`.
 """
 
+import itertools
 import json
 import time
 from collections.abc import Mapping
@@ -15,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from engine.data.binding import FeedBinding, FeedColumn, bind_feed
-from engine.data.ledger import part_metadata, read_plan_id
+from engine.data.binding import FeedBinding, bind_feed
+from engine.data.conversion import FeedColumn
+from engine.data.ledger import part_metadata, read_part_facts, read_plan_id
+from engine.data.listing import Piece
 from engine.data.output import (
     OutputColumn,
     bind_output,
@@ -25,7 +28,7 @@ from engine.data.output import (
     observe_shape,
     to_column,
 )
-from engine.data.sink import PartWriter, hash_file
+from engine.data.sink import PartWriter
 from engine.data.source import Slice, read_slices
 from engine.errors import DataError, StorageError
 from engine.model.session import ModelSession
@@ -60,8 +63,8 @@ class ScoringSpec:
     """Input columns carried to the output, in its order."""
     batch_rows: int
     """Rows per graph call."""
-    first_shard: Shard
-    """A shard whose first file every actor opens when it loads."""
+    samples: tuple[Piece, ...]
+    """Some whole input files; every actor opens the first, and looks at rows of them where shapes are open."""
     versions: Mapping[str, str]
     """Versions of engine, tensorflow, pyarrow and ray at the driver."""
 
@@ -129,8 +132,8 @@ class Scorer:
         """Schema of every part: kept columns first, then the fetches."""
 
     def _observe(self, specs: list[TensorSpec]) -> list[TensorSpec]:
-        piece = self._spec.first_shard.pieces[0]
-        sample = next(read_slices(piece, self._spec.read_schema, self._spec.batch_rows), None)
+        slices = (read_slices(piece, self._spec.read_schema, self._spec.batch_rows) for piece in self._spec.samples)
+        sample = next(itertools.chain.from_iterable(slices), None)
         if sample is None:
             return specs
         feeds = self._bind(sample)
@@ -161,8 +164,8 @@ class Scorer:
                     timer.end("write")
             if read_plan_id(self._spec.output) != self._spec.plan_id:
                 raise StorageError(f"{self._spec.output} belongs to another job now; nothing more is written to it")
-            published = part.publish(part_metadata(self._spec.plan_id, shard.shard_id, sources, rows, rows))
-        published = published or hash_file(path)
+            facts = part_metadata(self._spec.plan_id, shard.shard_id, sources, rows, rows)
+            published = part.publish(facts, lambda twin: read_part_facts(twin)["plan_id"] == self._spec.plan_id)
         timer.end("write")
         seconds = {**timer.seconds, "total": time.perf_counter() - started}
         return ShardResult(

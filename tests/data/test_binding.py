@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.data.binding import FeedColumn, bind_feed
+from engine.data.binding import bind_feed
+from engine.data.conversion import FeedColumn
 from engine.errors import DataError, SchemaError
 from engine.model.tensor import TensorSpec
 

@@ -241,9 +241,3 @@ def test_nothing_found_is_a_mistake(tmp_path: Path, uri: str) -> None:
 def test_no_such_path(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"--input .*/none\.parquet: no such file or folder"):
         list_inputs([str(tmp_path / "none.parquet")])
-
-
-@pytest.mark.parametrize("uri", ["s3://bucket/key", "gs://bucket/*.parquet", "file:///tmp"])
-def test_remote_places_are_refused_for_now(uri: str) -> None:
-    with pytest.raises(PlanError, match="expected a local file, folder or glob"):
-        list_inputs([uri])

@@ -23,11 +23,11 @@ def rows(start: int, stop: int) -> pa.Table:
     return pa.table({"id": ids, "label": [f"class {i % 3}" for i in ids], "score": scores}, SCHEMA)
 
 
-def publish(path: Path, *tables: pa.Table, metadata: dict[str, str] | None = None) -> PublishedPart | None:
+def publish(path: Path, *tables: pa.Table, metadata: dict[str, str] | None = None) -> PublishedPart:
     with PartWriter(path, SCHEMA, ["label"]) as part:
         for table in tables:
             part.write(table)
-        return part.publish(metadata or {})
+        return part.publish(metadata or {}, lambda _: True)
 
 
 def files_in(folder: Path) -> list[str]:
@@ -86,7 +86,7 @@ def test_nothing_is_seen_before_publishing(tmp_path: Path) -> None:
         part.write(rows(0, 10))
         assert not path.exists()
         assert all(name.startswith(".") for name in files_in(tmp_path))
-        part.publish({})
+        part.publish({}, lambda _: True)
         assert path.exists()
     assert files_in(tmp_path) == ["part.parquet"]
 
@@ -121,9 +121,9 @@ def test_a_twin_finds_the_part_there_and_does_not_replace_it(tmp_path: Path) -> 
     with PartWriter(path, SCHEMA, []) as slow, PartWriter(path, SCHEMA, []) as fast:
         slow.write(rows(0, 10))
         fast.write(rows(50, 70))
-        assert fast.publish({"who": "fast"}) is not None
+        published = fast.publish({"who": "fast"}, lambda _: True)
         before = path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino
-        assert slow.publish({"who": "slow"}) is None
+        assert slow.publish({"who": "slow"}, lambda _: True) == published
     assert (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino) == before
     assert files_in(tmp_path) == ["part.parquet"]
 
@@ -170,13 +170,24 @@ def test_a_disk_that_is_full_at_the_last_byte_publishes_nothing(tmp_path: Path) 
     assert files_in(tmp_path) == ["whole.parquet"]
 
 
+def test_what_a_discarded_job_left_under_the_name_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "part.parquet"
+    publish(path, rows(0, 10), metadata={"who": "late"})
+    with PartWriter(path, SCHEMA, []) as part:
+        part.write(rows(50, 70))
+        published = part.publish({"who": "mine"}, lambda twin: pq.read_metadata(twin).metadata[b"who"] == b"mine")
+    assert published == hash_file(path)
+    assert pq.read_table(path)["id"].to_pylist() == list(range(50, 70))
+    assert files_in(tmp_path) == ["part.parquet"]
+
+
 def test_a_folder_that_vanished_publishes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "out/part.parquet"
     with PartWriter(path, SCHEMA, []) as part:
         part.write(rows(0, 10))
         shutil.rmtree(path.parent)
         with pytest.raises(StorageError, match="No such file"):
-            part.publish({})
+            part.publish({}, lambda _: True)
     assert not path.parent.exists()
 
 

@@ -142,6 +142,15 @@ def test_a_shard_does_not_go_back_to_the_worker_it_failed_on() -> None:
     assert assigned(scheduler.handle(ShardDone(1, 3), 11)) == [(1, 0)]
 
 
+def test_a_shard_goes_to_no_worker_that_it_failed_on_while_another_is_free() -> None:
+    scheduler, _ = scheduler_with(9, 3)
+    scheduler.handle(ShardFailed(0, 0, StorageError("away")), 0)
+    assert assigned(scheduler.handle(ShardDone(1, 3), 10)) == [(1, 0)]
+    scheduler.handle(ShardFailed(1, 0, StorageError("away")), 20)
+    scheduler.handle(ShardDone(2, 6), 20)
+    assert assigned(scheduler.handle(Tick(), 60)) == [(2, 0)]  # worker 0 has as much room, but it failed there
+
+
 def test_a_shard_goes_back_where_no_other_worker_is_left() -> None:
     scheduler, _ = scheduler_with(6, 2)
     scheduler.handle(ShardFailed(0, 0, StorageError("away")), 0)
