@@ -68,5 +68,20 @@ def linear(num_in: int = 4, num_out: int = 3, name: str = "inputs", output: str 
     )
 
 
+def slow(num_in: int, width: int = 4000) -> GraphDef:
+    """Like `linear`, but with some 10 GFLOP for 100 rows; the file stays small."""
+    nodes = [placeholder("inputs", "float32", [None, num_in]), constant("one", np.float32(1e-3))]
+    previous, extents = "inputs", [num_in, width, width, width, 3]
+    for i in range(len(extents) - 1):
+        shape = np.array(extents[i : i + 2], np.int32)
+        nodes += [
+            constant(f"shape{i}", shape),
+            node(f"w{i}", "Fill", f"shape{i}", "one", T="float32", index_type="int32"),
+        ]
+        nodes.append(node(f"layer{i}", "MatMul", previous, f"w{i}", T="float32"))
+        previous = f"layer{i}"
+    return graph(*nodes, node("prediction", "Softmax", previous, T="float32"))
+
+
 def identity(dtype: str, shape: list[int | None] | None, name: str = "inputs", output: str = "prediction") -> GraphDef:
     return graph(placeholder(name, dtype, shape), node(output, "Identity", name, T=dtype))

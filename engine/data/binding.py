@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from engine.errors import SchemaError
 from engine.model.tensor import Shape, TensorSpec
 
-Array = npt.NDArray[Any]
 Extents = tuple[int | None, ...]
 
 
@@ -128,5 +126,6 @@ def _is_text(field_type: pa.DataType) -> bool:
 
 
 def is_binary(field_type: pa.DataType) -> bool:
+    """Whether values of this type are bytes: raw numbers for a numeric tensor, strings for a string tensor."""
     kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
     return any(is_kind(field_type) for is_kind in kinds)

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import graphs
 import pyarrow.parquet as pq
 import pytest
-from conftest import write_rows
+from conftest import NUM_FEATURES, write_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.tf]
 
@@ -54,6 +55,7 @@ def head() -> Iterator[Head]:
     env |= {"HOME": folder, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"}
     command = ["ray", "start", "--head", "--block", "--disable-usage-stats", "--num-cpus", "2", "--num-gpus", "2"]
     command += ["--port", str(port), "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard_port)]
+    command += ["--dashboard-agent-listen-port", str(free_port())]  # another Ray here has the usual one
     log = open(f"{folder}/head.log", "wb")  # noqa: SIM115 (it lives as long as the cluster)
     ray = subprocess.Popen([*command, "--temp-dir", f"{folder}/ray"], env=env, stdout=log, stderr=log)
     dashboard = f"http://127.0.0.1:{dashboard_port}"
@@ -100,27 +102,18 @@ def test_a_mistake_fails_the_submitted_job(head: Head, model: str, inputs: str, 
     ("options", "visible"),
     [([], ["0", "1"]), (["--gpus-per-actor", "0.5"], ["0", "0", "1", "1"]), (["--gpus-per-actor", "0"], ["", ""])],
 )
-def test_actors_share_the_declared_gpus(
-    head: Head, model: str, tmp_path: Path, options: list[str], visible: list[str]
-) -> None:
-    for number in range(40):  # hundreds of shards, so that the last actor is ready before the work is done
+def test_actors_share_the_declared_gpus(head: Head, tmp_path: Path, options: list[str], visible: list[str]) -> None:
+    num_files = 20 * len(visible)  # work for some seconds, so that the last actor is ready before it is done
+    for number in range(num_files):
         write_rows(tmp_path / "in" / f"f{number:02}.parquet", number * 100, number * 100 + 100)
-    words = [
-        "--model",
-        model,
-        "--input",
-        str(tmp_path / "in"),
-        "--output",
-        str(tmp_path / "out"),
-        "--shard-size",
-        "150",
-    ]
+    model = graphs.write(tmp_path / "slow.pb", graphs.slow(NUM_FEATURES))
+    words = ["--model", model, "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
     score = [sys.executable, "-m", "jobs.score", "--address", head.address, "--json", "--quiet"]
-    done = head.run(*score, *words, *options)
+    done = head.run(*score, *words, *options, "--shard-size", "4000")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert sorted(device["visible_gpus"] for device in summary["devices"]) == visible
-    assert summary["rows_out"] == 4000
+    assert summary["rows_out"] == num_files * 100
 
 
 def test_a_share_that_no_node_has_is_told(head: Head, model: str, inputs: str, tmp_path: Path) -> None:
