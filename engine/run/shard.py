@@ -7,8 +7,8 @@ scores; the session is shared. Start at `Scorer`.
 import itertools
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,8 @@ class Scorer:
     def __init__(self, spec: ScoringSpec, session: ModelSession) -> None:
         """Bind the columns to the tensors of the imported graph, and fix the output's schema.
 
-        Where the graph leaves an extent open, up to 16 rows of the first input are scored to see it.
+        Up to 16 rows of the first input are scored: what only running the graph can show is told here, before a
+        shard is given out, the session warms up, and extents that the graph leaves open are seen.
 
         Raises:
             SchemaError, GraphError: if a column cannot fill its tensor, or a fetch cannot become a column.
@@ -124,23 +125,27 @@ class Scorer:
         columns = dict(spec.feeds)
         self._feeds = [bind_feed(spec.read_schema.field(columns[t.name]), t) for t in session.inputs]
         self._fixed_rows = next((feed.fixed_rows for feed in self._feeds if feed.fixed_rows is not None), None)
-        specs = list(session.outputs)
-        if any(tensor.shape is None or None in tensor.shape[1:] for tensor in specs):
-            specs = self._observe(specs)
-        self._outputs = [bind_output(t, name) for t, (_, name) in zip(specs, spec.fetches, strict=True)]
+        tensors = self._observe(session.outputs)
+        self._outputs = [bind_output(t, name) for t, (_, name) in zip(tensors, spec.fetches, strict=True)]
         self.schema = output_schema(spec, self._outputs)
         """Schema of every part: kept columns first, then the fetches."""
 
-    def _observe(self, specs: list[TensorSpec]) -> list[TensorSpec]:
+    def _observe(self, tensors: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
+        is_open = any(tensor.shape is None or None in tensor.shape[1:] for tensor in tensors)
         slices = (read_slices(piece, self._spec.read_schema, self._spec.batch_rows) for piece in self._spec.samples)
         sample = next(itertools.chain.from_iterable(slices), None)
         if sample is None:
-            return specs
-        feeds = self._bind(sample)
+            return tensors
         # Two batches of different size: an extent that follows the data or the batch shows as a difference.
-        sizes = [min(PROBE_ROWS, len(sample.table), self._spec.batch_rows), 1]
-        runs = [(rows, self._run(feeds, 0, rows)) for rows in sizes]
-        return [observe_shape(spec, [(rows, arrays[i]) for rows, arrays in runs]) for i, spec in enumerate(specs)]
+        sizes = [min(PROBE_ROWS, len(sample.table), self._spec.batch_rows), 1][: 1 + is_open]
+        try:
+            feeds = self._bind(replace(sample, table=sample.table.slice(0, PROBE_ROWS)))
+            runs = [(rows, self._run(feeds, 0, rows)) for rows in sizes]
+        except DataError:
+            if is_open:
+                raise
+            return tensors  # a bad row among the first is its shard's to tell
+        return [observe_shape(each, [(rows, arrays[i]) for rows, arrays in runs]) for i, each in enumerate(tensors)]
 
     def score(self, shard: Shard) -> ShardResult:
         """Score one shard and publish its part.
