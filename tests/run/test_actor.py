@@ -1,0 +1,139 @@
+"""An actor in a plain process: what it checks, what it gives back, and that it never raises."""
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import graphs
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from engine.config import build_config
+from engine.data.ledger import Ledger
+from engine.errors import ClusterError, DataError, EngineError, GraphError, JobFailedError, StorageError
+from engine.job import resume_or_start, scoring_spec
+from engine.model.session import SessionOptions
+from engine.prepare import Job, prepare
+from engine.run.actor import LoadReport, ScoringActor
+from engine.run.shard import ShardResult
+
+pytestmark = pytest.mark.tf
+
+
+@pytest.fixture
+def job(model: str, inputs: str, tmp_path: Path) -> Job:
+    return started({"model": model, "input": inputs, "output": str(tmp_path / "out"), "batch_size": 32})
+
+
+def started(settings: dict[str, object]) -> Job:
+    job = prepare(build_config({"shard_size": 4000, **settings}))
+    resume_or_start(job, Ledger(job.config.output))
+    return job
+
+
+def load(job: Job, **changes: object) -> tuple[ScoringActor, LoadReport | EngineError]:
+    actor = ScoringActor()
+    spec = replace(scoring_spec(job), **changes)
+    return actor, actor.load(spec, np.frombuffer(job.graph.data, np.uint8), SessionOptions())
+
+
+def loaded(job: Job) -> ScoringActor:
+    actor, report = load(job)
+    assert isinstance(report, LoadReport), report
+    return actor
+
+
+def test_it_loads_once_and_scores_shards(job: Job) -> None:
+    actor, report = load(job)
+    assert isinstance(report, LoadReport)
+    assert (report.device, report.visible_gpus, report.threads) == ("CPU", "", 1)
+    assert report.schema.names == ["id", "prediction"]
+    assert report.peak_bytes > 100e6
+    assert pickle.loads(pickle.dumps(report)) == report
+    ids = []
+    for shard in job.plan.shards:
+        result = actor.score(shard)
+        assert isinstance(result, ShardResult)
+        assert pickle.loads(pickle.dumps(result)) == result
+        assert set(result.seconds) == {"read", "bind", "session", "write", "total"}
+        ids += pq.read_table(Path(job.config.output) / result.part)["id"].to_pylist()
+    assert ids == list(range(400))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"plan_id": "another"}, "was taken over by another job"),
+        ({"output": "/nowhere/at/all"}, "does not see the output folder /nowhere/at/all"),
+        ({"versions": {"pyarrow": "1.0"}}, "pyarrow .* where the driver has 1.0"),
+    ],
+)
+def test_what_only_a_node_can_see_is_told_when_loading(job: Job, changes: dict[str, object], message: str) -> None:
+    _, error = load(job, **changes)
+    assert isinstance(error, ClusterError)
+    with pytest.raises(ClusterError, match=message):
+        raise error
+
+
+def test_an_input_that_this_node_does_not_mount(job: Job) -> None:
+    Path(job.plan.files[0].path).rename(Path(job.config.output) / "elsewhere")
+    _, error = load(job)
+    assert isinstance(error, ClusterError)
+    assert "does not see" in str(error)
+    assert job.plan.files[0].path in str(error)
+
+
+def test_a_model_that_cannot_be_loaded_is_a_value_not_an_exception(job: Job) -> None:
+    actor = ScoringActor()
+    error = actor.load(scoring_spec(job), np.frombuffer(b"\x0a\xff\xff", np.uint8), SessionOptions())
+    assert isinstance(error, GraphError)
+    result = actor.score(job.plan.shards[0])
+    assert isinstance(result, JobFailedError)
+    assert "before it had loaded the model" in str(result)
+
+
+def test_a_replaced_plan_publishes_nothing(job: Job) -> None:
+    actor = loaded(job)
+    plan = Path(job.config.output) / "_icefloe" / "plan.json"
+    plan.write_text(json.dumps({**json.loads(plan.read_text()), "plan_id": "newer"}))
+    error = actor.score(job.plan.shards[0])
+    assert isinstance(error, StorageError)
+    assert "belongs to another job now" in str(error)
+    assert not list(Path(job.config.output).rglob("*.parquet.*"))
+    assert not list(Path(job.config.output).glob("part-*"))
+
+
+def test_a_twin_finds_its_part_there(job: Job) -> None:
+    first, second = (loaded(job).score(job.plan.shards[0]) for _ in range(2))
+    assert isinstance(first, ShardResult)
+    assert isinstance(second, ShardResult)
+    assert (first.sha256, first.rows_out) == (second.sha256, second.rows_out)
+
+
+def test_a_changed_input_is_named_with_its_shard(job: Job) -> None:
+    actor = loaded(job)
+    Path(job.plan.files[1].path).write_bytes(b"PAR1")
+    shard = next(each for each in job.plan.shards if each.pieces[0].path == job.plan.files[1].path)
+    error = actor.score(shard)
+    assert isinstance(error, DataError)
+    assert str(error).startswith(f"shard {shard.shard_id}: {job.plan.files[1].path} changed since")
+
+
+def test_a_row_that_the_graph_refuses_is_told_by_file_and_row(tmp_path: Path) -> None:
+    numbers = graphs.graph(
+        graphs.placeholder("inputs", "string", [None]),
+        graphs.node("prediction", "StringToNumber", "inputs", out_type="float32"),
+    )
+    model = graphs.write(tmp_path / "m.pb", numbers)
+    texts = [str(i) for i in range(100)]
+    texts[70] = "no number"
+    pq.write_table(pa.table({"inputs": texts}), tmp_path / "in.parquet")
+    settings = {"model": model, "input": str(tmp_path / "in.parquet"), "output": str(tmp_path / "out")}
+    job = started({**settings, "batch_size": 16})
+    error = loaded(job).score(job.plan.shards[0])
+    assert isinstance(error, DataError)
+    assert "in.parquet, row 64: rows 64 to 80" in str(error)
+    assert "no number" in str(error)
