@@ -14,6 +14,8 @@ from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, Ty
 
 from engine.errors import ConfigError
 
+MAX_COUNT = 2**53  # what a float64 and every Arrow length can hold
+
 
 def tensor_name(name: str) -> str:
     """Return `name` with its output index: `x` and `x:0` are the same tensor."""
@@ -50,13 +52,13 @@ def _ports(value: object) -> dict[str, str]:
 
 
 def _paths(value: object) -> object:
-    if value in ("", (), []):
+    if value in ("", (), []) or "\0" in str(value):
         raise ValueError("expected one or more paths")
     return _names(value)
 
 
 def _path(value: object) -> object:
-    if value == "":
+    if value == "" or "\0" in str(value):
         raise ValueError("expected a path")
     return value
 
@@ -100,8 +102,8 @@ def _count(value: object) -> object:
         count = int(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else 0
     except ValueError:
         count = 0
-    if count < 1:
-        raise ValueError("expected a whole number of at least 1")
+    if not 1 <= count <= MAX_COUNT:
+        raise ValueError("expected a whole number of at least 1" + (f" and at most {MAX_COUNT}" if count > 0 else ""))
     return count
 
 

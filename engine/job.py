@@ -6,12 +6,13 @@ Mistakes end in `prepare`, before Ray is touched; nothing here imports TensorFlo
 import time
 
 from engine.config import JobConfig
-from engine.data.ledger import Ledger, ManifestRow
+from engine.data.ledger import Ledger
+from engine.data.manifest import ManifestRow
 from engine.errors import JobFailedError, Mistake, PlanError
-from engine.prepare import Job, prepare
+from engine.prepare import Job, find_changes, prepare
 from engine.run.actor import LoadReport
+from engine.run.interrupt import interruptible
 from engine.run.outcome import PoolRun, Watcher
-from engine.run.plan import explain_changes
 from engine.run.pool import size_pool
 from engine.run.shard import ScoringSpec, ShardResult
 from engine.run.summary import Summary, add_phases, find_bottleneck
@@ -35,37 +36,57 @@ def score(config: JobConfig, view: ProgressView | None = None) -> Summary:
         Mistake: if the call, config, model, schema, output folder or cluster is wrong; no row was scored.
         DataError, StorageError, JobFailedError: if the job could not go on; finished parts stay.
     """
-    started = time.monotonic()
-    view = view or ProgressView()
+    with interruptible():
+        return _score(config, view or ProgressView(), time.monotonic())
+
+
+def _score(config: JobConfig, view: ProgressView, started: float) -> Summary:
     job = prepare(config)
     ledger = Ledger(job.config.output)
-    done = resume_or_start(job, ledger)
-    if len(done) == len(job.part_names) and ledger.is_finished:
-        return summarise(job, ledger.read_manifest(), PoolRun(), time.monotonic() - started)
-    ledger.unfinish()
-    view.start(len(job.part_names), len(done))
+    done = find_done(job, ledger)
+    if done is not None and len(done) == len(job.part_names) and ledger.is_finished:
+        manifest = ledger.read_manifest()
+        ledger.check_sizes(manifest)
+        return summarise(job, manifest, PoolRun(), time.monotonic() - started)
+    view.start(len(job.part_names), len(done or ()))
     try:
         run = run_missing(job, ledger, done, view)
     finally:
         view.close()
-    manifest = [*ledger.describe_parts(sorted(done)), *(manifest_row(run, result) for result in run.results.values())]
+    earlier = ledger.describe_parts(sorted(set(job.part_names) - {each.part for each in run.results.values()}))
+    manifest = [*earlier, *(manifest_row(run, result) for result in run.results.values())]
     manifest.sort(key=lambda row: row.shard_id)
     summary = summarise(job, manifest, run, time.monotonic() - started)
-    ledger.finish(manifest, summary.to_json())
+    ledger.finish(job.plan.plan_id, manifest, summary.to_json())
     return summary
 
 
-def resume_or_start(job: Job, ledger: Ledger) -> set[str]:
-    """Make the output folder this job's own, and return the parts that it holds already.
+def find_done(job: Job, ledger: Ledger) -> set[str] | None:
+    """Return the parts that the output folder holds already; None where the job has to start anew. Writes nothing.
 
     Raises:
-        PlanError: if it belongs to something else, or to a job that differs, naming the differences.
+        PlanError: if the folder belongs to something else, or to a job that differs, naming the differences.
     """
     earlier = ledger.read_plan()
-    if earlier is not None and (job.config.overwrite or earlier.get("discarding")):
-        ledger.discard(earlier)
-        earlier = None
-    if earlier is None:
+    if earlier is None or earlier.get("discarding") or job.config.overwrite:
+        return None
+    changes = find_changes(job, ledger, earlier)
+    if not changes:
+        return ledger.find_parts(job.part_names)
+    if not ledger.holds_parts(earlier["num_shards"]):
+        return None  # a first try that ended in a mistake; nothing is lost by planning anew
+    raise PlanError(
+        f"--output {job.config.output} holds a job that differs: {'; '.join(changes)}; "
+        "name another folder, or type --overwrite to discard it"
+    )
+
+
+def claim_output(job: Job, ledger: Ledger, done: set[str] | None) -> set[str]:
+    """Make the output folder this job's own, and return the parts that are its already."""
+    if done is None:
+        earlier = ledger.read_plan()
+        if earlier is not None:
+            ledger.discard(earlier)
         document = {
             "plan_id": job.plan.plan_id,
             "settings": job.plan.settings,
@@ -75,26 +96,20 @@ def resume_or_start(job: Job, ledger: Ledger) -> set[str]:
             "versions": installed_versions(),
         }
         ledger.start(document, job.plan.files)
-        return set()
-    changes = explain_changes(earlier["settings"], job.plan.settings, ledger.read_inputs(), job.plan.files)
-    if changes or earlier["plan_id"] != job.plan.plan_id:
-        raise PlanError(
-            f"--output {job.config.output} holds a job that differs: {'; '.join(changes)}; "
-            "name another folder, or type --overwrite to discard it"
-        )
+    ledger.unfinish()
     ledger.write_inputs(job.plan.files)
     ledger.clear_temporaries()
-    return ledger.find_parts(job.part_names)
+    return ledger.keep_parts(done or (), job.plan.plan_id)
 
 
-def run_missing(job: Job, ledger: Ledger, done: set[str], view: ProgressView) -> PoolRun:
-    """Score the shards whose parts are not there.
+def run_missing(job: Job, ledger: Ledger, done: set[str] | None, view: ProgressView) -> PoolRun:
+    """Score the shards whose parts are not there; the output folder is touched once the cluster has room for them.
 
     Raises:
         EngineError: the first cause, if the job could not go on.
     """
-    missing = [job.plan.shards[shard_id] for name, shard_id in job.part_names.items() if name not in done]
-    if not missing:
+    if done is not None and len(done) == len(job.part_names):
+        claim_output(job, ledger, done)
         return PoolRun()
     # Ray takes 0.4 s to import, which a mistake or a finished job need not wait for.
     from engine.run.cluster import Cluster, run_shards
@@ -110,8 +125,11 @@ def run_missing(job: Job, ledger: Ledger, done: set[str], view: ProgressView) ->
     watcher = Watcher(begin, lambda result: view.advance(result.rows_out), view.notice, view.tick)
     with cluster:
         shares = config.actors, config.cpus_per_actor, config.gpus_per_actor
-        pool = size_pool(*shares, cluster.nodes(), len(missing), can_grow=not cluster.is_local)
+        num_missing = len(job.part_names) - len(done or ())
+        pool = size_pool(*shares, cluster.nodes(), num_missing, can_grow=not cluster.is_local)
+        mine = claim_output(job, ledger, done)
         view.stage(f"loading the model on {pool}")
+        missing = [job.plan.shards[shard_id] for name, shard_id in job.part_names.items() if name not in mine]
         run = run_shards(scoring_spec(job), job.graph.data, missing, pool, watcher)
         run.ray_start_seconds = cluster.start_seconds
     if isinstance(run.error, Mistake) and run.results:
@@ -169,7 +187,7 @@ def summarise(job: Job, manifest: list[ManifestRow], run: PoolRun, seconds_total
         seconds_load=run.load_seconds,
         scoring_seconds=run.scoring_seconds,
         rows_per_second=rows_now / run.scoring_seconds if run.scoring_seconds else 0.0,
-        session_share=min(1.0, phases["session"] / actor_seconds) if actor_seconds else 0.0,
+        session_share=min(1.0, run.busy_seconds / actor_seconds) if actor_seconds else 0.0,
         bottleneck=find_bottleneck(phases),
         phase_seconds=phases,
         attempts=run.num_attempts,

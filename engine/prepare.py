@@ -5,13 +5,16 @@ Touches neither Ray, nor TensorFlow, nor the output folder. Start at `prepare`.
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from engine.config import JobConfig
 from engine.data.binding import FeedBinding, bind_feed
-from engine.data.listing import InputFile, list_inputs, walked_folders
+from engine.data.ledger import Ledger
+from engine.data.listing import InputFile, list_inputs, would_list
 from engine.data.output import check_output_names
 from engine.data.sink import ENCODING
 from engine.data.source import open_parquet, read_row_groups, select_schema
@@ -20,6 +23,7 @@ from engine.model.constants import read_constant
 from engine.model.graphdef import Graph, check_ports, describe_feed, find_random_operations, read_graph
 from engine.run.plan import (
     Plan,
+    explain_changes,
     inputs_digest,
     limit_rows,
     part_name,
@@ -133,6 +137,12 @@ def make_plan(
     return Plan(plan_id(settings), settings, files, shards, batch_rows, shard_bytes)
 
 
+def find_changes(job: Job, ledger: Ledger, earlier: Mapping[str, Any]) -> list[str]:
+    """Say what differs between the output folder's plan and this job; empty where it is the same job."""
+    changes = explain_changes(earlier["settings"], job.plan.settings, ledger.read_inputs(), job.plan.files)
+    return changes or ([] if earlier["plan_id"] == job.plan.plan_id else ["its plan id"])
+
+
 def _absolute(path: str, flag: str) -> str:
     """Return the absolute path; inside a Ray job the working folder is a copy that goes with the job."""
     if "://" in path:
@@ -145,10 +155,8 @@ def _absolute(path: str, flag: str) -> str:
 def _check_output_apart(output: str, files: tuple[InputFile, ...], inputs: tuple[str, ...]) -> None:
     real = os.path.realpath(output)
     for uri in inputs:
-        for folder in walked_folders(uri):
-            inside = os.path.realpath(folder)
-            if real == inside or real.startswith(inside + os.sep):
-                raise PlanError(f"--output {output} lies inside the input {uri}; name a folder beside it")
+        if would_list(uri, output):
+            raise PlanError(f"--output {output} lies inside the input {uri}; name a folder beside it")
     for file in files:
         if os.path.realpath(file.path).startswith(real + os.sep):
             raise PlanError(f"--output {output} holds the input file {file.path}; name a folder beside it")

@@ -11,16 +11,16 @@ import numpy as np
 from engine.config import JobConfig
 from engine.data.binding import FeedBinding
 from engine.data.ledger import Ledger
-from engine.data.source import cut_slices, open_parquet, read_row_groups, row_width
+from engine.data.source import SLICE_BYTES, cut_slices, open_parquet, read_row_groups, row_width
 from engine.model.infer import infer_tensor
-from engine.prepare import Job, prepare
-from engine.run.plan import explain_changes, part_name
+from engine.prepare import Job, find_changes, prepare
+from engine.run.plan import part_name
 from engine.run.schedule import SHARDS_PER_WORKER
 
 
 @dataclass(frozen=True, slots=True)
 class DataInFlight:
-    """Memory that one actor's rows take, beside the graph's own working set and the fetched columns.
+    """The most memory that one actor's rows take, beside the graph's own working set and the fetched columns.
 
     Exact where all columns read are fixed-width; the fetches' dtypes and shapes are known when the graph is loaded.
     """
@@ -28,7 +28,7 @@ class DataInFlight:
     shards_at_once: int
     """Shards that one actor works on side by side."""
     slice_bytes: int
-    """The largest slice of the first file, as Arrow memory."""
+    """The largest slice that can be, as Arrow memory."""
     converted_bytes: int
     """Arrays made from that slice where a column is not fed as it lies."""
     batch_bytes: int
@@ -96,9 +96,9 @@ def preview(config: JobConfig) -> Preview:
     shards, ledger = job.plan.shards, Ledger(job.config.output)
     earlier, refusal, num_done = ledger.read_plan(), "", 0
     if earlier is not None and not earlier.get("discarding") and not job.config.overwrite:
-        changes = explain_changes(earlier["settings"], job.plan.settings, ledger.read_inputs(), job.plan.files)
-        refusal = "; ".join(changes)
-        num_done = 0 if refusal else len(ledger.find_parts(job.part_names))
+        changes = find_changes(job, ledger, earlier)
+        refusal = "; ".join(changes) if ledger.holds_parts(earlier["num_shards"]) else ""
+        num_done = 0 if changes else len(ledger.find_parts(job.part_names))
     return Preview(
         plan_id=job.plan.plan_id,
         model=job.config.model,
@@ -119,7 +119,7 @@ def preview(config: JobConfig) -> Preview:
 
 
 def measure_memory(job: Job) -> DataInFlight:
-    """Work out an actor's data in flight from the first file's footer."""
+    """Work out an actor's data in flight from the first file's footer and the rule by which slices are cut."""
     with open_parquet(job.plan.files[0].path) as file:
         metadata, schema = file.metadata, file.schema_arrow
     read = dict.fromkeys([*job.read_schema.names, *job.keep])
@@ -127,6 +127,8 @@ def measure_memory(job: Job) -> DataInFlight:
     slices = cut_slices(groups, job.plan.batch_rows)
     row_bytes = sum(group.num_bytes for group in groups) / max(1, metadata.num_rows)
     rows = max((each.rows_per_read for each in slices), default=0)
+    if len(job.plan.files) > 1 and row_bytes:  # others may have larger row groups; no slice is larger than this
+        rows = max(job.plan.batch_rows, int(SLICE_BYTES / row_bytes))
     kept_groups = read_row_groups(metadata, schema, list(job.keep))
     kept_row_bytes = sum(group.num_bytes for group in kept_groups) / max(1, metadata.num_rows)
     fed_row_bytes = [feed.row_bytes() or 0.0 for feed in job.feeds]

@@ -43,6 +43,7 @@ def with_job_options(verb: Verb) -> Verb:
     def command(**given: Any) -> None:
         mine = {parameter.name: given.pop(parameter.name, parameter.default) for parameter in own}
         settings = read_job_file(given.pop("config", None))
+        mine = {name: value or _switch(name, settings.pop(name, False)) for name, value in mine.items()}
         settings.update({name: value for name, value in given.items() if value is not None})
         verb(build_config(settings), **mine)
 
@@ -55,6 +56,12 @@ def with_job_options(verb: Verb) -> Verb:
     command.__doc__ = verb.__doc__
     command.__name__ = verb.__name__
     return command
+
+
+def _switch(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name}: expected true or false, found {value!r}")
+    return value
 
 
 def _parameter(name: str) -> inspect.Parameter:
@@ -101,7 +108,7 @@ def run(app: cyclopts.App, words: list[str] | None = None) -> int:
     except EngineError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _fail("interrupted before the job began", 130)
+        return _fail("interrupted; finished parts stay, the same command resumes", 130)
     except BrokenPipeError:  # the reader of our output has gone, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

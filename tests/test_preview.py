@@ -12,8 +12,9 @@ from graphs import graph, node, placeholder
 
 from engine.config import build_config
 from engine.data.ledger import Ledger
+from engine.data.source import SLICE_BYTES
 from engine.errors import PlanError
-from engine.job import resume_or_start
+from engine.job import claim_output
 from engine.prepare import prepare
 from engine.preview import DataInFlight, Preview, preview
 from engine.run.schedule import SHARDS_PER_WORKER
@@ -51,7 +52,7 @@ def test_one_part_is_named_once(settings: dict[str, Any]) -> None:
 
 
 def test_data_in_flight_is_exact_for_columns_of_fixed_width(settings: dict[str, Any]) -> None:
-    memory = previewed(settings, batch_size=32).memory
+    memory = previewed(settings, batch_size=32, input=f"{settings['input'][0]}/f0.parquet").memory
     assert memory == DataInFlight(
         shards_at_once=SHARDS_PER_WORKER,
         slice_bytes=100 * (8 + 4 * 4),
@@ -61,6 +62,13 @@ def test_data_in_flight_is_exact_for_columns_of_fixed_width(settings: dict[str, 
         is_exact=True,
     )
     assert memory.total_bytes == SHARDS_PER_WORKER * (2400 + 512 + 800)
+
+
+def test_data_in_flight_holds_for_files_larger_than_the_first(settings: dict[str, Any]) -> None:
+    write_rows(Path(settings["input"][0]) / "f9.parquet", 400, 500_000)
+    memory = previewed(settings, batch_size=32).memory
+    assert memory.is_exact
+    assert SLICE_BYTES - 24 < memory.slice_bytes <= SLICE_BYTES
 
 
 def test_a_column_that_is_cast_is_counted_twice(settings: dict[str, Any]) -> None:
@@ -80,7 +88,9 @@ def test_a_column_fed_to_two_tensors_is_counted_for_each(settings: dict[str, Any
         node("y", "AddV2", "a", "c", T="float32"),
     )
     graphs.write(Path(settings["model"]), both)
-    memory = previewed(settings, feed=("a=inputs", "b=inputs"), fetch="y=y", batch_size=10).memory
+    memory = previewed(
+        settings, feed=("a=inputs", "b=inputs"), fetch="y=y", batch_size=10, input=f"{settings['input'][0]}/f0.parquet"
+    ).memory
     assert memory.batch_bytes == 10 * (4 * 4 + 4 * 8)
     assert memory.converted_bytes == 100 * 4 * 8
 
@@ -105,7 +115,7 @@ def start(settings: dict[str, Any], parts: int = 0) -> None:
     """Leave the output folder as an earlier run that was cut off would."""
     job = prepare(build_config(settings))
     ledger = Ledger(job.config.output)
-    resume_or_start(job, ledger)
+    claim_output(job, ledger, None)
     for name in list(job.part_names)[:parts]:
         (ledger.root / name).write_bytes(b"")
 

@@ -9,9 +9,10 @@ import io
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,58 +21,13 @@ import pyarrow.parquet as pq
 
 from engine.data.arrow_errors import reading
 from engine.data.listing import InputFile
-from engine.data.sink import TEMPORARY_PREFIX, hash_file, write_whole
-from engine.errors import PlanError
+from engine.data.manifest import MANIFEST_SCHEMA, ManifestRow, describe_part, read_part_facts
+from engine.data.sink import TEMPORARY_PREFIX, write_whole, writing
+from engine.errors import DataError, JobFailedError, PlanError
 
 FOLDER = "_icefloe"
 SUCCESS = "_SUCCESS"
 PART = re.compile(r"part-\d{5,}-of-\d{5,}\.parquet")
-METADATA_KEY = "icefloe"
-
-
-@dataclass(frozen=True, slots=True)
-class ManifestRow:
-    """One part as the manifest lists it."""
-
-    part: str
-    """Path below the output folder."""
-    shard_id: int
-    """Position in the plan."""
-    sources: str
-    """JSON: the input files and byte ranges that it was made of."""
-    rows_in: int
-    """Input rows read."""
-    rows: int
-    """Rows written."""
-    bytes: int
-    """Size of the part."""
-    sha256: str
-    """Hash of the part."""
-    attempts: int | None
-    """Attempts that this run needed; None for a part of an earlier run."""
-    seconds: float | None
-    """Seconds from read to commit; None for a part of an earlier run."""
-
-
-MANIFEST_SCHEMA = pa.schema(
-    [
-        ("part", pa.string()),
-        ("shard_id", pa.int64()),
-        ("sources", pa.string()),
-        ("rows_in", pa.int64()),
-        ("rows", pa.int64()),
-        ("bytes", pa.int64()),
-        ("sha256", pa.string()),
-        ("attempts", pa.int64()),
-        ("seconds", pa.float64()),
-    ]
-)
-
-
-def part_metadata(plan_id: str, shard_id: int, sources: str, rows_in: int, rows: int) -> dict[str, str]:
-    """Return what a part's footer says of it: nothing that differs between two runs of one plan."""
-    facts = {"plan_id": plan_id, "shard_id": shard_id, "sources": json.loads(sources), "rows_in": rows_in, "rows": rows}
-    return {METADATA_KEY: json.dumps(facts, sort_keys=True)}
 
 
 class Ledger:
@@ -88,10 +44,13 @@ class Ledger:
         Raises:
             PlanError: if the folder holds something that no job of ours wrote, or cannot be a folder.
         """
-        if self.root.exists() and not self.root.is_dir():
-            raise PlanError(f"--output {self.root}: expected a folder, found a file")
-        if not self.root.exists():
+        try:
+            if not stat.S_ISDIR(self.root.stat().st_mode):
+                raise PlanError(f"--output {self.root}: expected a folder, found a file")
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise PlanError(f"--output {self.root}: {error.strerror}") from error
         try:
             document = json.loads((self._folder / "plan.json").read_bytes())
         except FileNotFoundError:
@@ -143,32 +102,62 @@ class Ledger:
         The note replaces the plan first: a late actor of that job finds its plan gone and publishes nothing, and
         a rerun after a crash in here goes on discarding.
         """
-        note = {**earlier, "plan_id": "", "discarding": True}
+        plan_id = earlier.get("discarding") or earlier["plan_id"]
+        note = {**earlier, "plan_id": "", "discarding": plan_id}
         write_whole(self._folder / "plan.json", json.dumps(note, indent=1).encode())
-        (self.root / SUCCESS).unlink(missing_ok=True)
-        for name in ("inputs.parquet", "schema.arrow", "manifest.parquet", "summary.json"):
-            (self._folder / name).unlink(missing_ok=True)
         ending = f"-of-{earlier['num_shards']:05d}.parquet"
-        for path in list(self._walk()):
-            if PART.fullmatch(path.name) and path.name.endswith(ending):
-                path.unlink(missing_ok=True)
+        with writing(self.root):
+            (self.root / SUCCESS).unlink(missing_ok=True)
+            for name in ("inputs.parquet", "schema.arrow", "manifest.parquet", "summary.json"):
+                (self._folder / name).unlink(missing_ok=True)
+            for path in [path for path in self._walk() if PART.fullmatch(path.name) and path.name.endswith(ending)]:
+                with contextlib.suppress(PlanError, DataError):  # a foreign or a damaged file is not ours to remove
+                    if read_part_facts(path)["plan_id"] == plan_id:
+                        path.unlink(missing_ok=True)
                 with contextlib.suppress(OSError):  # a partition folder goes with its last file
                     path.parent.rmdir()
 
     def clear_temporaries(self) -> None:
         """Remove what killed attempts left behind."""
-        for path in list(self._walk()):
-            if path.name.startswith(TEMPORARY_PREFIX):
+        with writing(self.root):
+            for path in [path for path in self._walk() if path.name.startswith(TEMPORARY_PREFIX)]:
                 path.unlink(missing_ok=True)
 
     def _walk(self) -> Iterator[Path]:
-        for place, _, names in os.walk(self.root):
+        """Yield the files of this output folder; the outputs of other jobs below it are not ours."""
+        for place, folders, names in os.walk(self.root):
+            folders[:] = [name for name in folders if not os.path.exists(os.path.join(place, name, FOLDER))]
             yield from (Path(place) / name for name in names)
 
     def find_parts(self, names: Iterable[str]) -> set[str]:
         """Return which of the parts `names` are there."""
         found = {path.relative_to(self.root).as_posix() for path in self._walk() if PART.fullmatch(path.name)}
         return found.intersection(names)
+
+    def holds_parts(self, num_shards: int) -> bool:
+        """Return whether there is any part of a plan of `num_shards`."""
+        ending = f"-of-{num_shards:05d}.parquet"
+        return any(PART.fullmatch(path.name) and path.name.endswith(ending) for path in self._walk())
+
+    def keep_parts(self, names: Iterable[str], plan_id: str) -> set[str]:
+        """Return which of `names` are parts of the plan, and remove those that a discarded job's late actor left.
+
+        Raises:
+            PlanError: for a file under a part's name that no job of ours wrote, or that is damaged.
+        """
+
+        def is_mine(name: str) -> bool:
+            try:
+                if read_part_facts(self.root / name)["plan_id"] == plan_id:
+                    return True
+            except DataError as error:
+                raise PlanError(f"{error}; delete this part, and the same command scores it again") from error
+            (self.root / name).unlink(missing_ok=True)
+            return False
+
+        names = sorted(names)
+        with ThreadPoolExecutor(8) as pool:
+            return {name for name, mine in zip(names, pool.map(is_mine, names), strict=True) if mine}
 
     def write_schema(self, schema: pa.Schema) -> None:
         """Write the output's schema, unless it is there.
@@ -188,22 +177,12 @@ class Ledger:
     def describe_parts(self, names: Sequence[str]) -> list[ManifestRow]:
         """Read footers and hash the bytes of parts of earlier runs."""
         with ThreadPoolExecutor(8) as pool:
-            return list(pool.map(self._describe_part, names))
-
-    def _describe_part(self, name: str) -> ManifestRow:
-        path = self.root / name
-        facts = read_part_facts(path)
-        with reading(str(path)):
-            part = hash_file(path)
-        sources = json.dumps(facts["sources"], sort_keys=True)
-        return ManifestRow(
-            name, facts["shard_id"], sources, facts["rows_in"], facts["rows"], part.num_bytes, part.sha256, None, None
-        )
+            return list(pool.map(lambda name: describe_part(self.root, name), names))
 
     @property
     def is_finished(self) -> bool:
-        """Whether the job came to its end."""
-        return (self.root / SUCCESS).exists()
+        """Whether the job came to its end, and its manifest is there to tell of it."""
+        return (self.root / SUCCESS).exists() and (self._folder / "manifest.parquet").exists()
 
     def read_manifest(self) -> list[ManifestRow]:
         """Return the manifest of a finished job, its rows as those of an earlier run."""
@@ -212,8 +191,31 @@ class Ledger:
             rows = pq.read_table(path).to_pylist()
         return [ManifestRow(**{**row, "attempts": None, "seconds": None}) for row in rows]
 
-    def finish(self, manifest: Sequence[ManifestRow], summary: Mapping[str, Any]) -> None:
-        """Write manifest and summary, and the mark of success last."""
+    def check_sizes(self, manifest: Sequence[ManifestRow]) -> None:
+        """Check that the parts have the sizes that the manifest says.
+
+        Raises:
+            PlanError: naming the part that has not.
+        """
+        for row in manifest:
+            path = self.root / row.part
+            with reading(str(path)):
+                size = path.stat().st_size
+            if size != row.bytes:
+                raise PlanError(
+                    f"{path} has {size} bytes where the manifest says {row.bytes}; "
+                    "delete this part, and the same command scores it again"
+                )
+
+    def finish(self, plan_id: str, manifest: Sequence[ManifestRow], summary: Mapping[str, Any]) -> None:
+        """Write manifest and summary, and the mark of success last.
+
+        Raises:
+            JobFailedError: if the folder belongs to another job by now.
+        """
+        if read_plan_id(str(self.root)) != plan_id:
+            raise JobFailedError(f"{self.root} was taken over by another job while this one ran")
+        self.clear_temporaries()
         table = pa.Table.from_pylist([asdict(row) for row in manifest], MANIFEST_SCHEMA)
         write_whole(self._folder / "manifest.parquet", _parquet_bytes(table))
         write_whole(self._folder / "summary.json", json.dumps(summary, indent=1).encode())
@@ -221,7 +223,8 @@ class Ledger:
 
     def unfinish(self) -> None:
         """Take the mark of success away before parts that went missing are scored again."""
-        (self.root / SUCCESS).unlink(missing_ok=True)
+        with writing(self.root):
+            (self.root / SUCCESS).unlink(missing_ok=True)
 
 
 def _parquet_bytes(table: pa.Table) -> bytes:
@@ -236,19 +239,3 @@ def read_plan_id(root: str) -> str | None:
         return str(json.loads((Path(root) / FOLDER / "plan.json").read_bytes())["plan_id"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def read_part_facts(path: Path) -> dict[str, Any]:
-    """Return what `part_metadata` put into a part's footer.
-
-    Raises:
-        PlanError: if no job of ours wrote the file.
-        DataError: if it is damaged.
-    """
-    with reading(str(path)):
-        metadata = pq.read_metadata(path).metadata or {}
-    try:
-        facts = json.loads(metadata[METADATA_KEY.encode()])
-        return {name: facts[name] for name in ("plan_id", "shard_id", "sources", "rows_in", "rows")}
-    except (KeyError, ValueError, TypeError) as error:
-        raise PlanError(f"{path} has a part's name, but no job of ours wrote it; move it away") from error

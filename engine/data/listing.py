@@ -34,6 +34,8 @@ class Piece:
 
     path: str
     """Absolute path."""
+    relative_path: str
+    """Path below the folder that was listed; what a part says of its source."""
     size_bytes: int
     """Size when it was listed; compared when the file is opened."""
     mtime_ns: int
@@ -47,7 +49,7 @@ class Piece:
 
 
 def list_inputs(uris: Sequence[str]) -> tuple[InputFile, ...]:
-    """List the files, folders and globs `uris`, sorted by path.
+    """List the files, folders and globs `uris`, sorted by path below their roots.
 
     Folders are walked; names that begin with `_` or `.` are skipped, and `*.parquet`, `*.parq`, `*.pq` taken.
 
@@ -64,16 +66,20 @@ def list_inputs(uris: Sequence[str]) -> tuple[InputFile, ...]:
             if real in files:
                 raise PlanError(f"--input {uri}: {file.path} is the same file as {files[real].path}; name it once")
             files[real] = file
-    return tuple(sorted(files.values(), key=lambda file: file.path))
+    # By the path below its root first, so that renaming a root keeps the order, and with it every shard.
+    return tuple(sorted(files.values(), key=lambda file: (file.relative_path, file.path)))
 
 
-def walked_folders(uri: str) -> list[str]:
-    """Return the folders whose whole tree belongs to the input `uri`; what is written below them becomes input."""
-    if os.path.isdir(uri):
-        return [uri]
-    if not glob.has_magic(uri) or os.path.exists(uri):
-        return []
-    return [_glob_root(uri)] if "**" in uri else [match for match in glob.glob(uri) if os.path.isdir(match)]
+def would_list(uri: str, folder: str) -> bool:
+    """Whether what is written to `folder` (which need not exist yet) would become part of the input `uri`."""
+    if glob.has_magic(uri) and not os.path.exists(uri):
+        if "**" not in uri:
+            return any(place.match(uri) for place in (Path(folder), *Path(folder).parents))
+        uri = _glob_root(uri)
+    if not os.path.isdir(uri):
+        return False
+    inside, real = os.path.realpath(uri), os.path.realpath(folder)
+    return real == inside or real.startswith(inside + os.sep)
 
 
 def _glob_root(pattern: str) -> str:

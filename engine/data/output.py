@@ -34,12 +34,13 @@ class OutputColumn:
     """Arrow type of the column."""
 
 
-def observe_shape(tensor: TensorSpec, samples: Sequence[tuple[int, Array]]) -> TensorSpec:
+def observe_shape(tensor: TensorSpec, samples: Sequence[tuple[int, Array]], can_vary: bool = False) -> TensorSpec:
     """Return `tensor` with the extents that its graph leaves open filled from what two batches gave.
 
     Args:
         tensor: the fetch as the graph has it.
         samples: pairs of rows fed and array fetched; extents that differ between them stay open.
+        can_vary: whether batches to come may be shaped otherwise than these; then only the rank is taken from them.
 
     Raises:
         GraphError: if the first axis of an array is not the batch.
@@ -53,7 +54,9 @@ def observe_shape(tensor: TensorSpec, samples: Sequence[tuple[int, Array]]) -> T
     if len(ranks) > 1:
         raise GraphError(f"{tensor} has another rank in every batch ({sorted(ranks)}); fetch a tensor of one rank")
     seen = [{array.shape[axis] for _, array in samples} for axis in range(1, samples[0][1].ndim)]
-    extents = tuple(found.pop() if len(found) == 1 else None for found in seen)
+    extents = tuple(found.pop() if len(found) == 1 and not can_vary else None for found in seen)
+    if shape is not None:  # what the graph says stands
+        extents = tuple(n if n is not None else m for n, m in zip(shape[1:], extents, strict=True))
     return TensorSpec(tensor.name, tensor.dtype, (None, *extents))
 
 

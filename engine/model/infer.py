@@ -42,7 +42,7 @@ def infer_tensor(graph: Graph, name: str) -> TensorSpec:
     node_name, index = split_tensor(name)
     if known.dtype is not None or index > 0:
         return known
-    return TensorSpec(name, _dtype(graph.nodes[node_name]), _shape(graph, name, MAX_DEPTH))
+    return TensorSpec(name, _dtype(graph.nodes[node_name]), _shape(graph, name, MAX_DEPTH, {}))
 
 
 def _dtype(node: Any) -> str | None:
@@ -54,7 +54,14 @@ def _dtype(node: Any) -> str | None:
     return dtype_name(node.attr[attribute].type)
 
 
-def _shape(graph: Graph, name: str, depth: int) -> Shape:
+def _shape(graph: Graph, name: str, depth: int, known: dict[str, Shape]) -> Shape:
+    """Follow the inputs of a node for as far as `depth`; `known` holds what was found, for nodes read many times."""
+    if name not in known:
+        known[name] = _find_shape(graph, name, depth, known)
+    return known[name]
+
+
+def _find_shape(graph: Graph, name: str, depth: int, known: dict[str, Shape]) -> Shape:
     node_name, index = split_tensor(name)
     node = graph.nodes.get(node_name)
     if node is None or index != 0 or depth == 0:
@@ -62,9 +69,9 @@ def _shape(graph: Graph, name: str, depth: int) -> Shape:
     if "_output_shapes" in node.attr and node.attr["_output_shapes"].list.shape:
         return read_shape(node.attr["_output_shapes"].list.shape[0])
     if node.op in SAME_SHAPE and node.input:
-        return _shape(graph, node.input[0], depth - 1)
+        return _shape(graph, node.input[0], depth - 1, known)
     if node.op == "MatMul":
-        left, right = (_shape(graph, edge, depth - 1) for edge in node.input[:2])
+        left, right = (_shape(graph, edge, depth - 1, known) for edge in node.input[:2])
         return _multiplied(left, right, node.attr)
     return describe_tensor(graph, name).shape
 

@@ -7,6 +7,7 @@ knows nothing of columns, files or Ray. Start at `load_session`.
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,9 @@ class ModelSession:
         """Rows that the device has room for, once it ran out of memory; None until then."""
         self.batches_halved = 0
         """Times that a batch was halved because the device ran out of memory."""
+        self.busy_seconds = 0.0
+        """Seconds that at least one call was inside TensorFlow."""
+        self._num_inside, self._inside_since = 0, 0.0
 
     @property
     def device(self) -> str:
@@ -93,7 +97,7 @@ class ModelSession:
         if self.max_rows is not None and num_rows > self.max_rows:
             return self._run_halves(batch, num_rows)
         try:
-            with _translated(self._tf):
+            with _translated(self._tf), self._timed():
                 values = self._call(*(batch[tensor.name] for tensor in self.inputs), *self._constants)
                 return [np.asarray(value) for value in values]
         except self._tf.errors.ResourceExhaustedError as error:
@@ -104,6 +108,21 @@ class ModelSession:
                 self.max_rows = min(self.max_rows or num_rows, num_rows // 2)
                 self.batches_halved += 1
             return self._run_halves(batch, num_rows)
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Count the time once, however many threads are inside."""
+        with self._lock:
+            self._num_inside += 1
+            if self._num_inside == 1:
+                self._inside_since = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._num_inside -= 1
+                if self._num_inside == 0:
+                    self.busy_seconds += time.perf_counter() - self._inside_since
 
     def _run_halves(self, batch: Mapping[str, Array], num_rows: int) -> list[Array]:
         middle = (num_rows + 1) // 2

@@ -4,9 +4,9 @@ The scheduler decides; this room only does what it says and reports what happene
 Start at `Cluster` and `run_shards`.
 """
 
+import contextlib
 import logging
 import os
-import socket
 import time
 import warnings
 from collections.abc import Sequence
@@ -18,10 +18,11 @@ import numpy as np
 import ray
 import ray.exceptions
 
-from engine.errors import ClusterError, EngineError, JobFailedError
+from engine.errors import ClusterError, EngineError, JobFailedError, JobInterrupted
 from engine.model.session import SessionOptions
 from engine.run.actor import LoadReport, ScoringActor
-from engine.run.interrupt import interruptible
+from engine.run.address import check_address
+from engine.run.interrupt import deferred_interrupts, handlers_kept
 from engine.run.outcome import PoolRun, Watcher
 from engine.run.plan import Shard
 from engine.run.pool import NodeSize, PoolSize
@@ -42,12 +43,10 @@ from engine.run.schedule import (
 )
 from engine.run.shard import ScoringSpec
 
-CONNECT_SECONDS = 2.0
 TICK_SECONDS = 0.5
 # A cluster's autoscaler takes minutes to add a GPU node; ten without one ready actor is no start but a failure.
 READY_SECONDS = 600.0
 NOTICE_SECONDS = 15.0
-CURRENT_CLUSTER_FILE = "/tmp/ray/ray_current_cluster"
 
 
 class Cluster:
@@ -67,34 +66,13 @@ class Cluster:
         return self._address == "local"
 
     def check_address(self) -> None:
-        """Find out within seconds whether there is a cluster at all.
+        """Find out within seconds whether there is a cluster at all; Ray itself would try for 20 s, or for ever.
 
         Raises:
-            ClusterError: if nothing answers there; Ray itself would try for 20 s.
+            ClusterError: if no Ray cluster answers there.
         """
-        if self.is_local or ray.is_initialized():
-            return
-        address = self._address
-        if "://" in address:
-            raise ClusterError(
-                f"{self._where}: expected HOST:PORT of the cluster's head (or auto on one of its nodes); "
-                "from outside a cluster use ray job submit"
-            )
-        if address == "auto" and os.path.exists(CURRENT_CLUSTER_FILE):
-            with open(CURRENT_CLUSTER_FILE) as file:
-                address = file.read().strip()
-        if address == "auto":
-            return
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdigit():
-            raise ClusterError(f"{self._where}: expected HOST:PORT, as in 10.0.0.5:6379")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-        except (OSError, OverflowError) as error:
-            raise ClusterError(
-                f"{self._where}: no Ray cluster answers there ({error}); "
-                "start one with ray start --head, or leave --address out for one on this machine"
-            ) from error
+        if not self.is_local and not ray.is_initialized():
+            check_address(self._address, self._where)
 
     def __enter__(self) -> Self:
         """Start or join the cluster.
@@ -109,7 +87,10 @@ class Cluster:
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"ray\.")
         options: dict[str, Any] = {"include_dashboard": False} if self.is_local else {}
         try:
-            ray.init(self._address, log_to_driver=False, logging_level=logging.ERROR, **options)
+            with handlers_kept():
+                ray.init(self._address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        except SystemExit as error:  # what Ray's own SIGTERM handler raises
+            raise JobInterrupted("interrupted while Ray was starting; rerun to resume") from error
         except ray.exceptions.AuthenticationError as error:
             raise ClusterError(
                 f"{self._where}: the cluster asks for a token: set RAY_AUTH_MODE=token and give the "
@@ -150,14 +131,13 @@ def run_shards(spec: ScoringSpec, model: bytes, shards: Sequence[Shard], pool: P
         What happened; `error` holds the first cause where the job could not go on.
 
     Raises:
-        JobInterrupted: on SIGINT or SIGTERM.
+        JobInterrupted: on SIGINT or SIGTERM, where `engine.run.interrupt` is in force.
     """
     driver = _Driver(spec, model, shards, pool, watcher)
-    with interruptible():
-        try:
-            driver.run()
-        finally:
-            driver.close()
+    try:
+        driver.run()
+    finally:
+        driver.close()
     return driver.outcome
 
 
@@ -175,7 +155,7 @@ class _Driver:
         self._scheduler = Scheduler(self._shards, pool.num_actors)
         self._actors: dict[int, Any] = {}
         self._calls: dict[Any, _Call] = {}
-        self._halved: dict[int, int] = {}
+        self._sessions: dict[int, tuple[int, float]] = {}  # batches halved and seconds busy, by worker
         self._is_over = False
         self._first_assigned: float | None = None
         self._started = self._waiting_since = time.monotonic()
@@ -183,21 +163,27 @@ class _Driver:
         self.outcome = PoolRun()
 
     def run(self) -> None:
-        self._do(self._scheduler.start())
-        while not self._is_over:
-            ready: list[Any] = []
-            if self._calls:
-                ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=TICK_SECONDS)
-            else:  # every shard left waits for its retry
-                time.sleep(TICK_SECONDS)
-            self._watcher.on_tick()
-            events = [event for ref in ready if (event := self._receive(ref))] or [Tick()]
-            for event in events:
-                self._do(self._scheduler.handle(event, time.monotonic()))
-            self._check_deadline()
+        with deferred_interrupts() as check_interrupts:
+            self._do(self._scheduler.start())
+            while not self._is_over:
+                self._step()
+                check_interrupts()
         self.outcome.num_attempts = self._scheduler.attempts
         self.outcome.actors_lost = self._scheduler.workers_lost
-        self.outcome.batches_halved = sum(self._halved.values())
+        self.outcome.batches_halved = sum(halved for halved, _ in self._sessions.values())
+        self.outcome.busy_seconds = sum(busy for _, busy in self._sessions.values())
+
+    def _step(self) -> None:
+        ready: list[Any] = []
+        if self._calls:
+            ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=TICK_SECONDS)
+        else:  # every shard left waits for its retry
+            time.sleep(TICK_SECONDS)
+        self._watcher.on_tick()
+        events = [event for ref in ready if (event := self._receive(ref))] or [Tick()]
+        for event in events:
+            self._do(self._scheduler.handle(event, time.monotonic()))
+        self._check_deadline()
 
     def _do(self, actions: Sequence[Action]) -> None:
         for action in actions:
@@ -234,7 +220,8 @@ class _Driver:
         if isinstance(value, EngineError):
             return ShardFailed(call.worker_id, call.shard_id, value)
         self.outcome.results[call.shard_id] = value
-        self._halved[call.worker_id] = max(self._halved.get(call.worker_id, 0), value.batches_halved)
+        halved, busy = self._sessions.get(call.worker_id, (0, 0.0))
+        self._sessions[call.worker_id] = max(halved, value.batches_halved), max(busy, value.busy_seconds)
         self.outcome.attempts[call.shard_id] = self._scheduler.attempts_of(call.shard_id)
         self.outcome.scoring_seconds = time.monotonic() - (self._first_assigned or self._started)
         self._watcher.on_result(value)
@@ -286,7 +273,8 @@ class _Driver:
 
     def close(self) -> None:
         for actor in self._actors.values():
-            ray.kill(actor, no_restart=True)
+            with contextlib.suppress(ray.exceptions.RayError):  # must not hide the first cause
+                ray.kill(actor, no_restart=True)
 
 
 def _free_resources() -> str:

@@ -30,6 +30,8 @@ class PoolRun:
     """Seconds from the first shard given to a loaded actor to the last commit."""
     batches_halved: int = 0
     """Batches halved because a device ran out of memory."""
+    busy_seconds: float = 0.0
+    """Seconds that the actors' sessions were computing, added up."""
     error: EngineError | None = None
     """First cause, if the job cannot go on."""
 

@@ -58,7 +58,7 @@ class Plan:
 
     def whole_file(self, file: InputFile) -> Piece:
         """Return one of the input files as a piece, to look at some of its rows."""
-        return Piece(file.path, file.size_bytes, file.mtime_ns, 0, file.size_bytes, None)
+        return Piece(file.path, file.relative_path, file.size_bytes, file.mtime_ns, 0, file.size_bytes, None)
 
 
 def part_name(shard: Shard, num_shards: int) -> str:
@@ -111,7 +111,7 @@ def plan_shards(
         num_ranges = max(1, math.ceil(file.size_bytes / shard_bytes))
         for i in range(num_ranges):
             start, stop = file.size_bytes * i // num_ranges, file.size_bytes * (i + 1) // num_ranges
-            piece = Piece(file.path, file.size_bytes, file.mtime_ns, start, stop, stop_row)
+            piece = Piece(file.path, file.relative_path, file.size_bytes, file.mtime_ns, start, stop, stop_row)
             if num_ranges == 1:
                 small.append(piece)
                 small_bytes += file.size_bytes
@@ -134,10 +134,10 @@ def limit_rows(files: Sequence[InputFile], num_rows: Mapping[str, int], limit: i
 
 
 def inputs_digest(files: Sequence[InputFile]) -> str:
-    """Hash the sorted input files: path below its root, and size."""
+    """Hash the input files in the plan's order, which decides the shards: path below its root, and size."""
     digest = hashlib.sha256()
-    for relative_path, size_bytes in sorted((file.relative_path, file.size_bytes) for file in files):
-        digest.update(f"{relative_path}\0{size_bytes}\n".encode())
+    for file in files:
+        digest.update(f"{file.relative_path}\0{file.size_bytes}\n".encode())
     return digest.hexdigest()
 
 
@@ -156,8 +156,9 @@ def explain_changes(
         # As JSON, for that is how the earlier ones were kept: a tuple has become a list, NaN is equal to itself.
         if json.dumps(before.get(name), sort_keys=True) != json.dumps(after.get(name), sort_keys=True)
     ]
-    if not old_files:  # killed before it wrote them; the digest in the plan id has names and sizes
-        return changes
+    if not old_files:  # killed before it wrote them; the digest has names and sizes
+        same = before.get("inputs_sha256") == after.get("inputs_sha256")
+        return changes if same else [*changes, "the input files differ"]
     old, new = _by_name(old_files), _by_name(files)
     added, gone = [name for name in new if name not in old], [name for name in old if name not in new]
     if added:
@@ -169,6 +170,8 @@ def explain_changes(
             changes.append(f"{name[0]} {old[name].size_bytes} -> {new[name].size_bytes} bytes")
         elif old[name].mtime_ns != new[name].mtime_ns:
             changes.append(f"{name[0]} touched, same size")
+    if not changes and before.get("inputs_sha256") != after.get("inputs_sha256"):
+        changes.append("the input files come in another order")
     return changes
 
 
@@ -176,7 +179,7 @@ def _by_name(files: Sequence[InputFile]) -> dict[tuple[str, int], InputFile]:
     """Key files by the path below their root, and by its occurrence: two roots may hold files of one name."""
     seen: Counter[str] = Counter()
     keyed: dict[tuple[str, int], InputFile] = {}
-    for file in sorted(files, key=lambda file: file.path):
+    for file in files:
         keyed[file.relative_path, seen[file.relative_path]] = file
         seen[file.relative_path] += 1
     return keyed

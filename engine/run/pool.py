@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from engine.errors import ClusterError
 
-# Smaller shares would pack the actors of a growing cluster onto the node that happens to be there.
+# A smaller share than this is no share: the actors would only get in each other's way.
 MIN_CPU_SHARE = 0.1
 
 
@@ -70,6 +70,11 @@ def size_pool(
         ClusterError: if the cluster shows neither CPUs nor GPUs, or can never hold what was asked.
     """
     all_gpus = sum(node.gpus for node in nodes)
+    if gpus_per_actor is None and not any(node.cpus or node.gpus for node in nodes):
+        raise ClusterError(
+            f"{_show(nodes)}, so there is nothing to choose a share by; type --gpus-per-actor 1 --actors N for GPU "
+            "nodes that will come, or --gpus-per-actor 0 --actors N for CPUs"
+        )
     gpus = gpus_per_actor if gpus_per_actor is not None else float(bool(all_gpus))
     if isinstance(actors, int):
         num_actors = actors
@@ -85,7 +90,8 @@ def size_pool(
         )
     num_actors = min(num_actors, num_shards)
     pool = PoolSize(num_actors, 1.0 if cpus_per_actor is None else cpus_per_actor, gpus)
-    if cpus_per_actor is None and not _fits(pool, nodes):
+    # On a cluster that grows, what is there now says nothing of what will hold the actors asked for.
+    if cpus_per_actor is None and not _fits(pool, nodes) and (actors == "auto" or not can_grow):
         pool = _shrink(pool, nodes)
     if not can_grow and not _fits(pool, nodes):
         raise ClusterError(f"{pool} were asked, {_show(nodes)}; ask for fewer (--actors) or smaller ones")

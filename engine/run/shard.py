@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from engine.data.binding import FeedBinding, bind_feed
+from engine.data.binding import FeedBinding, bind_feed, peel_type
 from engine.data.conversion import FeedColumn
-from engine.data.ledger import part_metadata, read_part_facts, read_plan_id
+from engine.data.ledger import read_plan_id
 from engine.data.listing import Piece
+from engine.data.manifest import part_metadata, read_part_facts
 from engine.data.output import (
     OutputColumn,
     bind_output,
@@ -30,7 +31,7 @@ from engine.data.output import (
 )
 from engine.data.sink import PartWriter
 from engine.data.source import Slice, read_slices
-from engine.errors import DataError, StorageError
+from engine.errors import DataError, JobFailedError, StorageError
 from engine.model.session import ModelSession
 from engine.model.tensor import TensorSpec
 from engine.run.plan import Shard, part_name
@@ -86,11 +87,13 @@ class ShardResult:
     sha256: str
     """Hash of the part."""
     sources: str
-    """JSON: the input files and byte ranges that it was made of."""
+    """JSON: the input files, below their roots, and byte ranges that it was made of."""
     seconds: Mapping[str, float]
     """Seconds by phase: read, bind, session, write; and total."""
     batches_halved: int
     """Times that this actor has halved a batch so far."""
+    busy_seconds: float
+    """Seconds that this actor's session has been computing so far, for any of its shards."""
 
 
 @dataclass(slots=True)
@@ -145,7 +148,14 @@ class Scorer:
             if is_open:
                 raise
             return tensors  # a bad row among the first is its shard's to tell
-        return [observe_shape(each, [(rows, arrays[i]) for rows, arrays in runs]) for i, each in enumerate(tensors)]
+        can_vary = len(sample.table) == 1 or any(self._can_vary(feed) for feed in self._feeds)
+        seen = [[(rows, arrays[i]) for rows, arrays in runs] for i in range(len(tensors))]
+        return [observe_shape(each, samples, can_vary) for each, samples in zip(tensors, seen, strict=True)]
+
+    def _can_vary(self, feed: FeedBinding) -> bool:
+        """Whether batches of this feed may differ in shape: lists of any length into an extent left open."""
+        lengths, _ = peel_type(self._spec.read_schema.field(feed.column).type)
+        return None in lengths and (feed.row_shape is None or None in feed.row_shape)
 
     def score(self, shard: Shard) -> ShardResult:
         """Score one shard and publish its part.
@@ -158,7 +168,7 @@ class Scorer:
         started, timer = time.perf_counter(), PhaseTimer()
         name = part_name(shard, self._spec.num_shards)
         path = Path(self._spec.output) / name
-        sources = json.dumps([[piece.path, piece.start_byte, piece.stop_byte] for piece in shard.pieces])
+        sources = json.dumps([[piece.relative_path, piece.start_byte, piece.stop_byte] for piece in shard.pieces])
         rows = 0
         with PartWriter(path, self.schema, _dictionary_columns(self.schema, self._spec.keep)) as part:
             for piece in shard.pieces:
@@ -167,16 +177,25 @@ class Scorer:
                     part.write(self._score_slice(read, timer))
                     rows += len(read.table)
                     timer.end("write")
-            if read_plan_id(self._spec.output) != self._spec.plan_id:
-                raise StorageError(f"{self._spec.output} belongs to another job now; nothing more is written to it")
             facts = part_metadata(self._spec.plan_id, shard.shard_id, sources, rows, rows)
-            published = part.publish(facts, lambda twin: read_part_facts(twin)["plan_id"] == self._spec.plan_id)
+            published = part.publish(facts, self._confirm_plan, self._is_twin)
         timer.end("write")
         seconds = {**timer.seconds, "total": time.perf_counter() - started}
         return ShardResult(
             shard.shard_id, name, rows, rows, published.num_bytes, published.sha256, sources, seconds,
             self._session.batches_halved,
+            self._session.busy_seconds,
         )  # fmt: skip
+
+    def _confirm_plan(self) -> None:
+        found = read_plan_id(self._spec.output)
+        if found is None:
+            raise StorageError(f"{self._spec.output}: its plan cannot be read")
+        if found != self._spec.plan_id:
+            raise JobFailedError(f"{self._spec.output} belongs to another job now; nothing more is written to it")
+
+    def _is_twin(self, part: Path) -> bool:
+        return bool(read_part_facts(part)["plan_id"] == self._spec.plan_id)
 
     def _score_slice(self, read: Slice, timer: PhaseTimer) -> pa.Table:
         num_rows, step = len(read.table), self._spec.batch_rows

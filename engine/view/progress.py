@@ -43,6 +43,7 @@ class PlainProgress(ProgressView):
         self._num_shards = self._num_done = self._num_mine = self._rows = 0
         self._since: float | None = None
         self._stage = ""
+        self._last_advance = 0.0
         self._last_line = time.monotonic()
 
     def _line(self, text: str) -> None:
@@ -53,7 +54,8 @@ class PlainProgress(ProgressView):
     def start(self, num_shards: int, num_done: int) -> None:
         """Say how much there is to do."""
         self._num_shards, self._num_done = num_shards, num_done
-        self._line(f"{num_shards} shards, {num_done} done by an earlier run" if num_done else f"{num_shards} shards")
+        shards = f"{num_shards} shard" + "s" * (num_shards != 1)
+        self._line(f"{shards}, {num_done} done by an earlier run" if num_done else shards)
 
     def stage(self, text: str) -> None:
         """Say what the job is at."""
@@ -65,14 +67,15 @@ class PlainProgress(ProgressView):
         self._num_done += 1
         self._num_mine += 1
         self._rows += rows
+        self._last_advance = time.monotonic()
 
     def tick(self) -> None:
         """Write a line if the last one is some seconds old."""
         if time.monotonic() - self._last_line >= PLAIN_SECONDS:
-            self._line(self._state())
+            self._line(self._state(time.monotonic()))
 
-    def _state(self) -> str:
-        seconds = time.monotonic() - (self._since or time.monotonic())
+    def _state(self, now: float) -> str:
+        seconds = now - (self._since or now)
         if not self._num_mine:
             return f"{self._stage}, for {seconds:.0f} s now"
         rate = self._rows / seconds if seconds > 0 else 0.0
@@ -85,9 +88,9 @@ class PlainProgress(ProgressView):
         self._line(text)
 
     def close(self) -> None:
-        """Write the last state."""
+        """Write the last state, as of the last shard: what comes after it is no scoring."""
         if self._num_mine:
-            self._line(self._state())
+            self._line(self._state(self._last_advance))
 
 
 class BarProgress(PlainProgress):

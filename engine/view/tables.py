@@ -106,7 +106,9 @@ def print_description(model: str, description: "GraphDescription", stream: TextI
     ]
     if description.variables:
         rows.append(("not frozen", f"{len(description.variables)} variables, first: {description.variables[0]}"))
-    rows.append(("to score", command_to_paste(model, description)))
+        rows.append(("to score", "freeze it from its checkpoint first"))
+    else:
+        rows.append(("to score", command_to_paste(model, description)))
     _print("Model", rows, stream)
 
 
@@ -114,7 +116,9 @@ def command_to_paste(model: str, description: "GraphDescription") -> str:
     """Return a command that scores with the graph's own tensor names, each with a column of its own."""
     words = ["icefloe", "score", "--model", model, "--input", "INPUT", "--output", "OUTPUT"]
     fed = [spec for spec in description.inputs if spec.shape != ()]
-    for flag, specs in (("--feed", fed), ("--fetch", description.outputs)):
+    # An output that is known to follow the rows, if any is: the others may be sums and the like.
+    rows = [spec for spec in description.outputs if spec.shape and spec.shape[0] is None]
+    for flag, specs in (("--feed", fed), ("--fetch", rows or description.outputs)):
         lasts = [_last_word(spec.name) for spec in specs]
         for spec, last in zip(specs, lasts, strict=True):
             column = last if lasts.count(last) == 1 else spec.name.partition(":")[0].replace("/", "_")

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.data.ledger import Ledger, ManifestRow, part_metadata, read_plan_id
+from engine.data.ledger import Ledger, read_plan_id
 from engine.data.listing import InputFile
+from engine.data.manifest import ManifestRow, part_metadata
 from engine.data.sink import TEMPORARY_PREFIX, PartWriter, hash_file
 from engine.errors import DataError, EngineError, PlanError, StorageError
 
@@ -39,7 +40,7 @@ def publish(root: Path, name: str, num_rows: int = 3, plan_id: str = "abc") -> s
     with PartWriter(root / name, SCHEMA, []) as part:
         part.write(pa.table({"id": range(num_rows)}, SCHEMA))
         shard_id = int(name.split("part-")[1][:5])
-        part.publish(part_metadata(plan_id, shard_id, sources, num_rows + 1, num_rows), lambda _: True)
+        part.publish(part_metadata(plan_id, shard_id, sources, num_rows + 1, num_rows), lambda: None, lambda _: True)
     return name
 
 
@@ -168,7 +169,7 @@ def test_only_what_the_job_wrote_is_discarded(ledger: Ledger, root: Path) -> Non
     for name in PARTS:
         publish(root, name)
     ledger.write_schema(SCHEMA)
-    ledger.finish(ledger.describe_parts(PARTS), {"rows": 1})
+    ledger.finish(PLAN["plan_id"], ledger.describe_parts(PARTS), {"rows": 1})
     theirs = ["notes.txt", "data.parquet", "dt=1/notes.txt", "part-00000-of-00009.parquet", "_icefloe/theirs.json"]
     for name in theirs:
         (root / name).write_bytes(b"mine")
@@ -259,7 +260,7 @@ def manifest(attempts: int | None = 2, seconds: float | None = 0.5) -> list[Mani
 
 
 def test_finishing_writes_manifest_and_summary(ledger: Ledger, root: Path) -> None:
-    ledger.finish(manifest(), {"rows_out": 18})
+    ledger.finish(PLAN["plan_id"], manifest(), {"rows_out": 18})
     assert ledger.is_finished
     assert Ledger(str(root)).is_finished
     assert json.loads((root / "_icefloe/summary.json").read_bytes()) == {"rows_out": 18}
@@ -268,7 +269,7 @@ def test_finishing_writes_manifest_and_summary(ledger: Ledger, root: Path) -> No
 
 
 def test_a_manifest_of_earlier_parts_only(ledger: Ledger) -> None:
-    ledger.finish(manifest(None, None), {})
+    ledger.finish(PLAN["plan_id"], manifest(None, None), {})
     assert ledger.read_manifest() == manifest(None, None)
 
 
@@ -276,14 +277,14 @@ def test_a_manifest_of_earlier_parts_only(ledger: Ledger) -> None:
 def test_the_mark_of_success_comes_last(ledger: Ledger, root: Path, name: str) -> None:
     (root / "_icefloe" / name).mkdir()  # in the way of the file
     with pytest.raises(StorageError, match=name):
-        ledger.finish(manifest(), {})
+        ledger.finish(PLAN["plan_id"], manifest(), {})
     assert not ledger.is_finished
     assert (root / "_icefloe/manifest.parquet").is_file() == (name == "summary.json")
 
 
 def test_the_mark_of_success_is_taken_away(ledger: Ledger) -> None:
     ledger.unfinish()
-    ledger.finish(manifest(), {})
+    ledger.finish(PLAN["plan_id"], manifest(), {})
     ledger.unfinish()
     assert not ledger.is_finished
 

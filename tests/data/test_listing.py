@@ -62,7 +62,7 @@ def test_hidden_names_are_skipped(tmp_path: Path) -> None:
 
 def test_a_root_may_be_hidden_itself(tmp_path: Path) -> None:
     touch(tmp_path, "_in/a.parquet", ".cache/b.parquet")
-    assert names(tmp_path, tmp_path / "_in", tmp_path / ".cache") == [".cache/b.parquet", "_in/a.parquet"]
+    assert names(tmp_path, tmp_path / "_in", tmp_path / ".cache") == ["_in/a.parquet", ".cache/b.parquet"]
     assert names(tmp_path, tmp_path / "_in" / "*.parquet") == ["_in/a.parquet"]
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.data.sink import ENCODING, PartWriter, PublishedPart, hash_file, write_whole
-from engine.errors import StorageError
+from engine.errors import DataError, StorageError
 
 SCHEMA = pa.schema([("id", pa.int64()), ("label", pa.string()), ("score", pa.list_(pa.float32(), 2))])
 
@@ -27,7 +27,7 @@ def publish(path: Path, *tables: pa.Table, metadata: dict[str, str] | None = Non
     with PartWriter(path, SCHEMA, ["label"]) as part:
         for table in tables:
             part.write(table)
-        return part.publish(metadata or {}, lambda _: True)
+        return part.publish(metadata or {}, lambda: None, lambda _: True)
 
 
 def files_in(folder: Path) -> list[str]:
@@ -86,7 +86,7 @@ def test_nothing_is_seen_before_publishing(tmp_path: Path) -> None:
         part.write(rows(0, 10))
         assert not path.exists()
         assert all(name.startswith(".") for name in files_in(tmp_path))
-        part.publish({}, lambda _: True)
+        part.publish({}, lambda: None, lambda _: True)
         assert path.exists()
     assert files_in(tmp_path) == ["part.parquet"]
 
@@ -111,7 +111,7 @@ def test_an_exception_leaves_nothing(tmp_path: Path, error: BaseException) -> No
 
 def test_a_schema_that_parquet_lacks_leaves_nothing(tmp_path: Path) -> None:
     schema = pa.schema([("x", pa.month_day_nano_interval())])
-    with pytest.raises(StorageError, match=r"part\.parquet"), PartWriter(tmp_path / "part.parquet", schema, []):
+    with pytest.raises(DataError, match=r"part\.parquet"), PartWriter(tmp_path / "part.parquet", schema, []):
         pass
     assert files_in(tmp_path) == []
 
@@ -121,9 +121,9 @@ def test_a_twin_finds_the_part_there_and_does_not_replace_it(tmp_path: Path) -> 
     with PartWriter(path, SCHEMA, []) as slow, PartWriter(path, SCHEMA, []) as fast:
         slow.write(rows(0, 10))
         fast.write(rows(50, 70))
-        published = fast.publish({"who": "fast"}, lambda _: True)
+        published = fast.publish({"who": "fast"}, lambda: None, lambda _: True)
         before = path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino
-        assert slow.publish({"who": "slow"}, lambda _: True) == published
+        assert slow.publish({"who": "slow"}, lambda: None, lambda _: True) == published
     assert (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino) == before
     assert files_in(tmp_path) == ["part.parquet"]
 
@@ -175,7 +175,9 @@ def test_what_a_discarded_job_left_under_the_name_is_replaced(tmp_path: Path) ->
     publish(path, rows(0, 10), metadata={"who": "late"})
     with PartWriter(path, SCHEMA, []) as part:
         part.write(rows(50, 70))
-        published = part.publish({"who": "mine"}, lambda twin: pq.read_metadata(twin).metadata[b"who"] == b"mine")
+        published = part.publish(
+            {"who": "mine"}, lambda: None, lambda twin: pq.read_metadata(twin).metadata[b"who"] == b"mine"
+        )
     assert published == hash_file(path)
     assert pq.read_table(path)["id"].to_pylist() == list(range(50, 70))
     assert files_in(tmp_path) == ["part.parquet"]
@@ -187,7 +189,7 @@ def test_a_folder_that_vanished_publishes_nothing(tmp_path: Path) -> None:
         part.write(rows(0, 10))
         shutil.rmtree(path.parent)
         with pytest.raises(StorageError, match="No such file"):
-            part.publish({}, lambda _: True)
+            part.publish({}, lambda: None, lambda _: True)
     assert not path.parent.exists()
 
 

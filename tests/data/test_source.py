@@ -31,7 +31,7 @@ SCHEMA = pa.schema([("id", pa.int64())])
 def piece_of(path: Path, start: int = 0, stop: int | None = None, stop_row: int | None = None) -> Piece:
     status = path.stat()
     end = status.st_size if stop is None else stop
-    return Piece(str(path), status.st_size, status.st_mtime_ns, start, end, stop_row)
+    return Piece(str(path), path.name, status.st_size, status.st_mtime_ns, start, end, stop_row)
 
 
 def write_ids(path: Path, num_rows: int, row_group_size: int, start: int = 0) -> Path:

@@ -13,8 +13,8 @@ import pytest
 
 from engine.config import build_config
 from engine.data.ledger import Ledger
-from engine.errors import ClusterError, DataError, EngineError, GraphError, JobFailedError, StorageError
-from engine.job import resume_or_start, scoring_spec
+from engine.errors import ClusterError, DataError, EngineError, GraphError, JobFailedError
+from engine.job import claim_output, scoring_spec
 from engine.model.session import SessionOptions
 from engine.prepare import Job, prepare
 from engine.run.actor import LoadReport, ScoringActor
@@ -30,7 +30,7 @@ def job(model: str, inputs: str, tmp_path: Path) -> Job:
 
 def started(settings: dict[str, object]) -> Job:
     job = prepare(build_config({"shard_size": 4000, **settings}))
-    resume_or_start(job, Ledger(job.config.output))
+    claim_output(job, Ledger(job.config.output), None)
     return job
 
 
@@ -100,7 +100,8 @@ def test_a_replaced_plan_publishes_nothing(job: Job) -> None:
     plan = Path(job.config.output) / "_icefloe" / "plan.json"
     plan.write_text(json.dumps({**json.loads(plan.read_text()), "plan_id": "newer"}))
     error = actor.score(job.plan.shards[0])
-    assert isinstance(error, StorageError)
+    assert isinstance(error, JobFailedError)
+    assert not error.retryable
     assert "belongs to another job now" in str(error)
     assert not list(Path(job.config.output).rglob("*.parquet.*"))
     assert not list(Path(job.config.output).glob("part-*"))

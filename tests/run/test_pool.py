@@ -35,8 +35,6 @@ GPU_NODES = [NodeSize(4, 0), NodeSize(32, 4), NodeSize(32, 4)]  # a head without
         (2, 4.0, None, LAPTOP, 100, PoolSize(2, 4.0, 0.0)),
         (4, None, 0.5, TWO_GPUS, 100, PoolSize(4, 1.0, 0.5)),
         # shares shrink where the actors would not fit otherwise
-        (16, None, None, LAPTOP, 100, PoolSize(16, 0.5, 0.0)),
-        (12, None, None, LAPTOP, 100, PoolSize(12, 0.66, 0.0)),  # rounded down, so that they fit
         ("auto", None, None, [NodeSize(1, 4)], 100, PoolSize(4, 0.25, 1.0)),
     ],
 )
@@ -53,10 +51,25 @@ def test_pools(
     assert size_pool(actors, cpus, gpus, nodes, num_shards, can_grow) == expected
 
 
+def test_a_number_of_actors_shrinks_to_what_is_there_unless_more_may_come() -> None:
+    assert size_pool(16, None, None, LAPTOP, 100, can_grow=False) == PoolSize(16, 0.5, 0.0)
+    assert size_pool(12, None, None, LAPTOP, 100, can_grow=False) == PoolSize(12, 0.66, 0.0)  # rounded down
+    two_nodes = [NodeSize(3, 0), NodeSize(3, 0)]  # 6 / 7 of a CPU each would be three a node, six in all
+    assert size_pool(7, None, None, two_nodes, 100, can_grow=False) == PoolSize(7, 0.75, 0.0)
+    for num_actors, nodes in ((16, LAPTOP), (7, two_nodes)):
+        assert size_pool(num_actors, None, None, nodes, 100, can_grow=True) == PoolSize(num_actors, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("actors", ["auto", 8])
+def test_where_nothing_is_there_yet_the_share_has_to_be_said(actors: int | str) -> None:
+    with pytest.raises(ClusterError, match=r"type --gpus-per-actor 1 --actors N"):
+        size_pool(actors, None, None, [NodeSize(0, 0)], 100, can_grow=True)
+    assert size_pool(8, None, 1.0, [NodeSize(0, 0)], 100, can_grow=True) == PoolSize(8, 1.0, 1.0)
+
+
 @pytest.mark.parametrize(
     ("actors", "nodes", "num_actors"),
     [
-        (7, [NodeSize(3, 0), NodeSize(3, 0)], 7),  # 6 / 7 of a CPU each would be three a node, six in all
         ("auto", [NodeSize(16, 0), NodeSize(4, 8)], 8),  # the head's CPUs are of no use to the GPU node's actors
     ],
 )
@@ -74,8 +87,8 @@ def test_shares_shrink_until_the_actors_fit_on_nodes(
 @pytest.mark.parametrize(
     ("actors", "cpus", "gpus", "nodes", "words"),
     [
-        ("auto", None, None, [], ["no node has room", "1 CPU", "0 nodes", "--actors N"]),
-        ("auto", None, None, [NodeSize(0, 0)], ["no node has room", "0 CPUs and 0 GPUs"]),
+        ("auto", None, None, [], ["0 nodes", "--actors N"]),
+        ("auto", None, 0.0, [NodeSize(0, 0)], ["no node has room", "1 CPU", "0 CPUs and 0 GPUs"]),
         ("auto", 16.0, None, LAPTOP, ["no node has room", "16 CPU", "8 CPUs"]),
         ("auto", None, 4.0, TWO_GPUS, ["no node has room", "4 GPU", "2 GPUs"]),
         ("auto", None, 2.0, [NodeSize(8, 1), NodeSize(8, 1)], ["no node has room", "2 GPU"]),  # none has two

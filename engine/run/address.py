@@ -1,0 +1,46 @@
+"""Finds out within seconds whether a Ray cluster answers at an address. Start at `check_address`."""
+
+import os
+import socket
+
+import grpc
+
+from engine.errors import ClusterError
+
+CONNECT_SECONDS = 2.0
+CURRENT_CLUSTER_FILE = "/tmp/ray/ray_current_cluster"
+
+
+def check_address(address: str, where: str) -> None:
+    """Check that something which speaks gRPC, as Ray's control store does, listens at `address`.
+
+    Args:
+        address: HOST:PORT, or auto for the cluster that this machine is a node of.
+        where: what the user typed, for messages.
+
+    Raises:
+        ClusterError: if the address is none, nothing answers, or what answers is no Ray cluster.
+    """
+    if "://" in address:
+        raise ClusterError(
+            f"{where}: expected HOST:PORT of the cluster's head (or auto on one of its nodes); "
+            "from outside a cluster use ray job submit"
+        )
+    if address == "auto" and os.path.exists(CURRENT_CLUSTER_FILE):
+        with open(CURRENT_CLUSTER_FILE) as file:
+            address = file.read().strip()
+    if address == "auto":
+        return  # Ray looks for it among this machine's processes, and says at once if there is none
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterError(f"{where}: expected HOST:PORT, as in 10.0.0.5:6379")
+    hint = "start one with ray start --head, or leave --address out for one on this machine"
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+        if os.environ.get("RAY_USE_TLS") != "1":  # a TLS handshake is Ray's own affair
+            with grpc.insecure_channel(address) as channel:
+                grpc.channel_ready_future(channel).result(CONNECT_SECONDS)
+    except grpc.FutureTimeoutError as error:
+        raise ClusterError(f"{where}: what answers there is no Ray cluster; {hint}") from error
+    except (OSError, OverflowError, ValueError) as error:
+        raise ClusterError(f"{where}: no Ray cluster answers there ({error}); {hint}") from error
