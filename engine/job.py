@@ -109,8 +109,9 @@ def run_missing(job: Job, ledger: Ledger, done: set[str] | None, view: ProgressV
         EngineError: the first cause, if the job could not go on.
     """
     if done is not None and len(done) == len(job.part_names):
-        claim_output(job, ledger, done)
-        return PoolRun()
+        done = claim_output(job, ledger, done)
+        if len(done) == len(job.part_names):
+            return PoolRun()
     # Ray takes 0.4 s to import, which a mistake or a finished job need not wait for.
     from engine.run.cluster import Cluster, run_shards
 

@@ -86,6 +86,19 @@ class Cluster:
         started = time.monotonic()
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"ray\.")
         options: dict[str, Any] = {"include_dashboard": False} if self.is_local else {}
+        # Ray takes an exception out of a signal handler for a failure of its own and goes on.
+        with deferred_interrupts() as check_interrupts:
+            self._init(options)
+            try:
+                check_interrupts()
+            except JobInterrupted:
+                ray.shutdown()
+                raise
+        self._is_mine = True
+        self.start_seconds = time.monotonic() - started
+        return self
+
+    def _init(self, options: dict[str, Any]) -> None:
         try:
             with handlers_kept():
                 ray.init(self._address, log_to_driver=False, logging_level=logging.ERROR, **options)
@@ -98,9 +111,6 @@ class Cluster:
             ) from error
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             raise ClusterError(f"{self._where}: cannot use this Ray cluster: {error}") from error
-        self._is_mine = True
-        self.start_seconds = time.monotonic() - started
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

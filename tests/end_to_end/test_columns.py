@@ -71,7 +71,7 @@ def test_every_kind_of_column_reaches_its_tensor_and_comes_back(tmp_path: Path) 
         else:
             assert np.array(found.to_pylist()).tolist() == np.asarray(expected).tolist(), name
     assert output.schema.field("flat_out").type == pa.fixed_shape_tensor(pa.float32(), [2, 3])
-    assert output.schema.field("open_out").type == pa.fixed_shape_tensor(pa.float32(), [2, 3])
+    assert output.schema.field("open_out").type == pa.list_(pa.list_(pa.float32()))  # may vary from batch to batch
     assert output.schema.field("wide_out").type == pa.list_(pa.float32(), 1)
 
 

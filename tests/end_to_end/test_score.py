@@ -13,7 +13,7 @@ from conftest import NUM_FEATURES, write_rows
 
 from engine import JobConfig, score
 from engine.data.ledger import Ledger
-from engine.errors import DataError, GraphError, PlanError
+from engine.errors import ClusterError, DataError, GraphError, PlanError
 from engine.run.summary import Summary
 
 pytestmark = [pytest.mark.ray, pytest.mark.tf, pytest.mark.usefixtures("local_ray")]
@@ -220,6 +220,85 @@ def test_a_graph_whose_output_does_not_follow_the_rows(tmp_path: Path, inputs: s
     )
     with pytest.raises(GraphError, match=r"should be the \d+ rows"):
         run(graphs.write(tmp_path / "sum.pb", reduce), inputs, tmp_path / "out")
+
+
+def test_renaming_one_of_two_roots_scores_no_row_twice(model: str, tmp_path: Path) -> None:
+    write_rows(tmp_path / "A" / "x.parquet", 0, 100)
+    write_rows(tmp_path / "B" / "a.parquet", 100, 200)
+    output, settings = tmp_path / "out", {"shard_size": 3000}
+    run(model, "", output, **{**settings, "input": (str(tmp_path / "A"), str(tmp_path / "B"))})
+    before = part_hashes(output)
+    (output / sorted(before)[1]).unlink()
+    (tmp_path / "B").rename(tmp_path / "0B")
+    run(model, "", output, **{**settings, "input": (str(tmp_path / "A"), str(tmp_path / "0B"))})
+    assert part_hashes(output) == before
+    ids = [i for name in before for i in pq.read_table(output / name)["id"].to_pylist()]
+    assert sorted(ids) == list(range(200))
+
+
+def test_a_mistake_leaves_the_earlier_output_and_a_corrected_one_needs_no_overwrite(
+    model: str, inputs: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    run(model, inputs, output, batch_size=32)
+    before = part_hashes(output)
+    with pytest.raises(ClusterError, match="99 actors of 4 CPU"):
+        run(model, inputs, output, batch_size=16, overwrite=True, actors=99, shard_size=100, cpus_per_actor=4)
+    assert part_hashes(output) == before
+    assert (output / "_SUCCESS").exists()
+    with pytest.raises(GraphError, match="first axis should be"):  # told when loaded
+        run(sums(tmp_path), inputs, tmp_path / "other", fetch={"total": "total"})
+    assert run(sums(tmp_path), inputs, tmp_path / "other", fetch={"rows": "rows"}).rows_out == 400
+
+
+def sums(folder: Path) -> str:
+    made = graphs.graph(
+        graphs.placeholder("inputs", "float32", [None, NUM_FEATURES]),
+        graphs.constant("axis", np.array([0, 1], np.int32)),
+        graphs.constant("last", np.array([1], np.int32)),
+        graphs.node("total", "Sum", "inputs", "axis", T="float32", Tidx="int32"),
+        graphs.node("rows", "Sum", "inputs", "last", T="float32", Tidx="int32"),
+    )
+    return graphs.write(folder / "sums.pb", made)
+
+
+def test_a_part_of_another_plan_is_scored_again(model: str, inputs: str, tmp_path: Path) -> None:
+    run(model, inputs, tmp_path / "one", shard_size=1000)
+    run(model, inputs, tmp_path / "two", shard_size=1000, batch_size=7)
+    before = part_hashes(tmp_path / "one")
+    name = sorted(before)[2]
+    (tmp_path / "one" / "_SUCCESS").unlink()
+    (tmp_path / "one" / name).write_bytes((tmp_path / "two" / name).read_bytes())
+    summary = run(model, inputs, tmp_path / "one", shard_size=1000)
+    assert summary.attempts == 1
+    assert part_hashes(tmp_path / "one") == before
+
+
+def test_a_job_below_another_output_is_left_alone(model: str, inputs: str, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    run(model, inputs, output)
+    run(model, inputs, output / "v2")
+    before = part_hashes(output / "v2")
+    run(model, inputs, output, overwrite=True)
+    assert part_hashes(output / "v2") == before
+
+
+def test_moved_inputs_give_the_same_bytes(model: str, inputs: str, tmp_path: Path) -> None:
+    run(model, inputs, tmp_path / "one", shard_size=1000)
+    Path(inputs).rename(tmp_path / "moved")
+    run(model, str(tmp_path / "moved"), tmp_path / "two", shard_size=1000)
+    assert part_hashes(tmp_path / "one") == part_hashes(tmp_path / "two")
+
+
+def test_lists_of_another_length_in_a_later_file(tmp_path: Path) -> None:
+    for name, width in (("a", 3), ("b", 5)):
+        rows = pa.array([[float(i)] * width for i in range(4)], pa.list_(pa.float32()))
+        (tmp_path / "in").mkdir(exist_ok=True)
+        pq.write_table(pa.table({"inputs": rows}), tmp_path / "in" / f"{name}.parquet")
+    model = graphs.write(tmp_path / "m.pb", graphs.identity("float32", [None, None]))
+    run(model, str(tmp_path / "in"), tmp_path / "out")
+    table = pa.concat_tables(pq.read_table(path) for path in sorted((tmp_path / "out").glob("part-*")))
+    assert [len(row) for row in table["prediction"].to_pylist()] == [3] * 4 + [5] * 4
 
 
 def test_nothing_of_the_model_is_in_the_working_folder(model: str, inputs: str, tmp_path: Path) -> None:
