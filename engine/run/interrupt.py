@@ -8,7 +8,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from engine.errors import JobInterrupted
 
@@ -20,14 +19,33 @@ def _interruption(number: int) -> JobInterrupted:
     return JobInterrupted(f"interrupted by {name}; finished parts stay, the same command resumes")
 
 
+class _Handler:
+    """Remembers the first signal, and raises it or leaves that to a check; a second one ends the process at once."""
+
+    def __init__(self, seen: list[int], is_deferred: bool) -> None:
+        self.seen = seen
+        self._is_deferred = is_deferred
+
+    def __call__(self, number: int, _: object) -> None:
+        if self.seen:
+            os._exit(JobInterrupted.exit_code)
+        self.seen.append(number)
+        if not self._is_deferred:
+            raise _interruption(number)
+
+
 @contextlib.contextmanager
-def _handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
+def _handling(is_deferred: bool) -> Iterator[list[int]]:
+    """Handle SIGNALS, and give what was seen; contexts inside one another share it."""
+    outer = signal.getsignal(signal.SIGINT)
+    seen = outer.seen if isinstance(outer, _Handler) else []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield []
         return
+    handler = _Handler(seen, is_deferred)
     before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
-        yield
+        yield seen
     finally:
         for number, earlier in before.items():
             signal.signal(number, earlier)
@@ -36,15 +54,7 @@ def _handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """Raise JobInterrupted on the first signal, wherever the main thread is; a second one ends the process at once."""
-    seen: list[int] = []
-
-    def interrupt(number: int, _: object) -> None:
-        if seen:
-            os._exit(JobInterrupted.exit_code)
-        seen.append(number)
-        raise _interruption(number)
-
-    with _handling(interrupt):
+    with _handling(is_deferred=False):
         yield
 
 
@@ -54,18 +64,12 @@ def deferred_interrupts() -> Iterator[Callable[[], None]]:
 
     For loops around calls into Ray, whose C code turns an exception out of a signal handler into a SystemError.
     """
-    seen: list[int] = []
+    with _handling(is_deferred=True) as seen:
 
-    def remember(number: int, _: object) -> None:
-        if seen:
-            os._exit(JobInterrupted.exit_code)
-        seen.append(number)
+        def check() -> None:
+            if seen:
+                raise _interruption(seen[0])
 
-    def check() -> None:
-        if seen:
-            raise _interruption(seen[0])
-
-    with _handling(remember):
         yield check
 
 

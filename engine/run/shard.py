@@ -144,9 +144,9 @@ class Scorer:
         try:
             feeds = self._bind(replace(sample, table=sample.table.slice(0, PROBE_ROWS)))
             runs = [(rows, self._run(feeds, 0, rows)) for rows in sizes]
-        except DataError:
+        except DataError as error:
             if is_open:
-                raise
+                raise _located(error, sample) from error
             return tensors  # a bad row among the first is its shard's to tell
         can_vary = len(sample.table) == 1 or any(self._can_vary(feed) for feed in self._feeds)
         seen = [[(rows, arrays[i]) for rows, arrays in runs] for i in range(len(tensors))]
@@ -162,7 +162,8 @@ class Scorer:
 
         Raises:
             DataError: for a file or row that cannot be scored, naming it.
-            StorageError: if reading or writing failed for now, or the plan was replaced meanwhile.
+            StorageError: if reading or writing failed for now.
+            JobFailedError: if the output folder belongs to another job by now.
             GraphError: if the graph cannot run.
         """
         started, timer = time.perf_counter(), PhaseTimer()
@@ -209,8 +210,7 @@ class Scorer:
                     chunks.append(to_column(output, array))
                 timer.end("session")
         except DataError as error:
-            where = f"{read.path}, row {read.start_row + (error.row_index or 0)}"
-            raise DataError(f"{where}: {error.message}") from error
+            raise _located(error, read) from error
         kept = [read.table.column(name) for name in self._spec.keep]
         scored = [pa.chunked_array(chunks, o.type) for chunks, o in zip(columns, self._outputs, strict=True)]
         return pa.Table.from_arrays([*kept, *scored], schema=self.schema)
@@ -231,6 +231,11 @@ class Scorer:
         for tensor, array in zip(self._session.outputs, arrays, strict=True):
             check_batch_axis(tensor, array, num_rows + padding)
         return [array[:num_rows] for array in arrays] if padding else arrays
+
+
+def _located(error: DataError, read: Slice) -> DataError:
+    """Say in which file and row of it the error lies."""
+    return DataError(f"{read.path}, row {read.start_row + (error.row_index or 0)}: {error.message}")
 
 
 def output_schema(spec: ScoringSpec, outputs: list[OutputColumn]) -> pa.Schema:

@@ -123,6 +123,15 @@ def test_a_changed_input_is_named_with_its_shard(job: Job) -> None:
     assert str(error).startswith(f"shard {shard.shard_id}: {job.plan.files[1].path} changed since")
 
 
+def test_a_bad_row_met_while_looking_at_open_shapes_is_told_by_file_and_row(tmp_path: Path) -> None:
+    model = graphs.write(tmp_path / "m.pb", graphs.identity("float32", [None, None]))
+    pq.write_table(pa.table({"inputs": [[1.0], [2.0], None]}), tmp_path / "in.parquet")
+    job = started({"model": model, "input": str(tmp_path / "in.parquet"), "output": str(tmp_path / "out")})
+    _, error = load(job)
+    assert isinstance(error, DataError)
+    assert "in.parquet, row 2: column 'inputs': a null" in str(error)
+
+
 def test_a_row_that_the_graph_refuses_is_told_by_file_and_row(tmp_path: Path) -> None:
     numbers = graphs.graph(
         graphs.placeholder("inputs", "string", [None]),

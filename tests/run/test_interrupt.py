@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -22,6 +24,24 @@ def test_a_deferred_signal_waits_to_be_asked_for() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(JobInterrupted, match="SIGTERM"):
             check()
+
+
+def test_a_second_signal_ends_the_process_at_once_also_after_a_deferred_first() -> None:
+    script = """
+import os, signal, sys
+from engine.errors import JobInterrupted
+from engine.run.interrupt import deferred_interrupts, interruptible
+with interruptible():
+    try:
+        with deferred_interrupts() as check:
+            os.kill(os.getpid(), signal.SIGINT)
+            check()
+    except JobInterrupted:
+        os.kill(os.getpid(), signal.SIGINT)  # while what was started is being stopped
+        sys.exit("still there")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
 
 
 def test_handlers_are_put_back() -> None:
