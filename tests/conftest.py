@@ -1,7 +1,9 @@
 """Fixtures that several folders share: small inputs, small models, and one Ray for all tests that need one."""
 
+import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests import graphs.py by its 
 import graphs
 
 NUM_FEATURES = 4
+WAIT_SECONDS = 60
 
 
 def write_rows(path: Path, start: int, stop: int, row_group_size: int | None = None) -> None:
@@ -23,6 +26,38 @@ def write_rows(path: Path, start: int, stop: int, row_group_size: int | None = N
     inputs = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), NUM_FEATURES)
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({"id": ids, "inputs": inputs}), path, row_group_size=row_group_size)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_below(pid: int, ancestor: int) -> bool:
+    while pid > 1:
+        if pid == ancestor:
+            return True
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return False
+    return False
+
+
+def actor_processes() -> list[int]:
+    """Actors of the Ray that this process started; those of others on this machine are not ours to kill."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                name = (folder / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if name.startswith(b"ray::ScoringActor") and is_below(int(folder.name), os.getpid()):
+                found.append(int(folder.name))
+    return found
 
 
 @pytest.fixture

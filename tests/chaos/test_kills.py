@@ -8,13 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import graphs
 import pyarrow.parquet as pq
 import pytest
-from conftest import write_rows
+from conftest import actor_processes, wait_for, write_rows
 
 from engine import JobConfig, score
 from engine.errors import WorkerLostError
@@ -22,7 +21,6 @@ from engine.errors import WorkerLostError
 pytestmark = [pytest.mark.ray, pytest.mark.tf, pytest.mark.chaos]
 
 NUM_FILES, ROWS = 40, 500
-WAIT_SECONDS = 60
 
 
 @pytest.fixture
@@ -44,13 +42,6 @@ def part_hashes(output: Path) -> dict[str, str]:
 
 def ids(output: Path) -> list[int]:
     return [i for name in sorted(part_hashes(output)) for i in pq.read_table(output / name)["id"].to_pylist()]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def start_and_interrupt(command: list[str], output: Path, number: signal.Signals, group: bool) -> tuple[int, float]:
@@ -119,31 +110,6 @@ def test_an_interrupt_before_the_first_shard(
         assert job.wait(30) == 130, told
     assert "icefloe: error: interrupted" in told
     assert "Traceback" not in told
-
-
-def is_below(pid: int, ancestor: int) -> bool:
-    while pid > 1:
-        if pid == ancestor:
-            return True
-        try:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            return False
-    return False
-
-
-def actor_processes() -> list[int]:
-    """Actors of the Ray that this process started; those of others on this machine are not ours to kill."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                name = (folder / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if name.startswith(b"ray::ScoringActor") and is_below(int(folder.name), os.getpid()):
-                found.append(int(folder.name))
-    return found
 
 
 @pytest.mark.usefixtures("local_ray")
