@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.errors import GraphError
-from engine.model.graphdef import VARIABLES, split_tensor
+from engine.model.closure import split_tensor
+from engine.model.graphdef import VARIABLES
 from engine.model.session import import_tensorflow
 
 

@@ -6,7 +6,7 @@ None here and is checked when an actor loads the graph. Start at `read_graph`, t
 """
 
 import difflib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.compat.proto.types_pb2 import DataType
 
 from engine.errors import GraphError
+from engine.model.closure import needed_nodes, split_tensor
 from engine.model.filetype import explain_file
 from engine.model.tensor import Shape, TensorSpec
 
-CONTROL = -1
 PLACEHOLDERS = ("Placeholder", "PlaceholderV2", "PlaceholderWithDefault")
 VARIABLES = ("Variable", "VariableV2", "VarHandleOp", "AutoReloadVariable", "TemporaryVariable")
 INITIALISERS = ("LookupTableImport", "InitializeTable")
@@ -42,15 +42,6 @@ class Graph:
     """GraphDef of `tensorboard.compat.proto`."""
     nodes: Mapping[str, Any]
     """NodeDef by name."""
-
-
-def split_tensor(name: str) -> tuple[str, int]:
-    """Return the node and output index of a tensor or an edge: `x`, `x:1` (a control edge `^x` has index CONTROL)."""
-    if name.startswith("^"):
-        return name[1:], CONTROL
-    node, _, index = name.partition(":")
-    # Inside the function library an edge reads node:arg:index; at the top level it is node:index.
-    return node, int(index) if index.isdigit() else 0
 
 
 def read_graph(path: str) -> Graph:
@@ -115,26 +106,6 @@ def dtype_name(number: int) -> str:
     """Return TensorFlow's name of a dtype number: 1 is `float32`."""
     name = str(DataType.Name(number)).removeprefix("DT_").removesuffix("_REF").lower()
     return {"float": "float32", "double": "float64", "half": "float16"}.get(name, name)
-
-
-def needed_nodes(nodes: Mapping[str, Any], feeds: Collection[str], targets: Iterable[str]) -> set[str]:
-    """Return the names of the nodes between `feeds` and `targets`, the targets' own and missing ones among them.
-
-    A walk from the targets against the edges; it stops at fed tensors, whose nodes are left out unless another
-    of their outputs is needed. Works on the protos of TensorFlow and of tensorboard alike.
-    """
-    fed = {split_tensor(name) for name in feeds}
-    fed |= {(node, CONTROL) for node, _ in fed}
-    seen: set[str] = set()
-    todo = [split_tensor(name) for name in targets]
-    while todo:
-        edge = todo.pop()
-        if edge in fed or edge[0] in seen:
-            continue
-        seen.add(edge[0])
-        if edge[0] in nodes:
-            todo.extend(split_tensor(name) for name in nodes[edge[0]].input)
-    return seen
 
 
 def check_ports(graph: Graph, feeds: Sequence[str], fetches: Sequence[str], init_ops: Sequence[str]) -> None:

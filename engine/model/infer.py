@@ -8,7 +8,8 @@ What is not covered stays None. Start at `infer_tensor`.
 from collections.abc import Mapping
 from typing import Any
 
-from engine.model.graphdef import Graph, describe_tensor, dtype_name, read_shape, split_tensor
+from engine.model.closure import split_tensor
+from engine.model.graphdef import Graph, describe_tensor, dtype_name, read_shape
 from engine.model.tensor import Shape, TensorSpec
 
 # Attributes that name the dtype of output 0, by operation; most others have it in T.

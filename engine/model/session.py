@@ -8,7 +8,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,9 @@ import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
 from engine.errors import DataError, EngineError, GraphError
+from engine.model.closure import prune_graph, split_tensor
 from engine.model.constants import read_constant
-from engine.model.graphdef import PLACEHOLDERS, needed_nodes, split_tensor
+from engine.model.graphdef import PLACEHOLDERS
 from engine.model.tensor import TensorSpec
 
 Array = npt.NDArray[Any]
@@ -201,27 +202,14 @@ def _import(
     nodes = {node.name: node for node in graph_def.node}
     inner = [name for name in feeds if nodes[split_tensor(name)[0]].op not in PLACEHOLDERS]
     stand_ins = {name: tf.compat.v1.placeholder(_output_dtype(nodes, name)) for name in inner}
-    needed = needed_nodes(nodes, feeds, [*fetches, *init_ops])
-    needed.update(split_tensor(name)[0] for name in feeds if name not in stand_ins)
-    pruned = tf.compat.v1.GraphDef(versions=graph_def.versions, library=graph_def.library)
-    for node in graph_def.node:
-        if node.name in needed:
-            _copy_node(node, pruned.node.add(), needed)
+    fed = {split_tensor(name)[0] for name in feeds if name not in stand_ins}
+    pruned = prune_graph(graph_def, feeds, [*fetches, *init_ops], fed)
     read = {split_tensor(edge) for node in pruned.node for edge in node.input}
     used = {name: tensor for name, tensor in stand_ins.items() if split_tensor(name) in read}
     tf.graph_util.import_graph_def(pruned, input_map=used, name="")
     graph = tf.compat.v1.get_default_graph()
     others = [name for name in (*feeds, *fetches) if name not in stand_ins]
     return stand_ins | {name: graph.get_tensor_by_name(name) for name in others}
-
-
-def _copy_node(node: Any, copy: Any, kept: Collection[str]) -> None:
-    """Copy a node without what ties it to nodes left out or to machines of the past."""
-    copy.CopyFrom(node)
-    copy.device = ""
-    copy.attr.pop("_class", None)  # colocation with another node
-    del copy.input[:]
-    copy.input.extend(edge for edge in node.input if not edge.startswith("^") or edge[1:] in kept)
 
 
 def _output_dtype(nodes: Mapping[str, Any], name: str) -> Any:

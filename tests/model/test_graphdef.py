@@ -8,6 +8,7 @@ from graphs import constant, graph, identity, linear, node, placeholder
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 from engine.errors import GraphError
+from engine.model.closure import needed_nodes, split_tensor
 from engine.model.describe import describe_graph
 from engine.model.graphdef import (
     Graph,
@@ -15,9 +16,7 @@ from engine.model.graphdef import (
     describe_tensor,
     dtype_name,
     find_random_operations,
-    needed_nodes,
     read_graph,
-    split_tensor,
 )
 from engine.model.tensor import Shape, TensorSpec, shape_text
 
