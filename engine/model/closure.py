@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 CONTROL = -1
+MAX_DIGITS = 9  # of an output's index; what is longer is none
 
 
 def split_tensor(name: str) -> tuple[str, int]:
@@ -15,7 +16,8 @@ def split_tensor(name: str) -> tuple[str, int]:
         return name[1:], CONTROL
     node, _, index = name.partition(":")
     # Inside the function library an edge reads node:arg:index; at the top level it is node:index.
-    return node, int(index) if index.isdecimal() and index.isascii() else 0
+    is_index = index.isdecimal() and index.isascii() and len(index) <= MAX_DIGITS
+    return node, int(index) if is_index else 0
 
 
 def needed_nodes(nodes: Mapping[str, Any], feeds: Collection[str], targets: Iterable[str]) -> set[str]:
@@ -41,12 +43,19 @@ def needed_nodes(nodes: Mapping[str, Any], feeds: Collection[str], targets: Iter
 def called_functions(node: Any) -> Iterator[str]:
     """Yield the names of functions that a node may call: its operation, and the functions among its attributes."""
     yield node.op
-    for value in node.attr.values():
+    yield from _named_functions(node.attr.values())
+
+
+def _named_functions(values: Iterable[Any]) -> Iterator[str]:
+    """Yield the functions that attributes name; a function may come with attributes of its own."""
+    todo = list(values)
+    while todo:
+        value = todo.pop()
         kind = value.WhichOneof("value")
-        if kind == "func":
-            yield value.func.name
-        elif kind == "list":
-            yield from (function.name for function in value.list.func)
+        named = [value.func] if kind == "func" else value.list.func if kind == "list" else ()
+        for function in named:
+            yield function.name
+            todo.extend(function.attr.values())
 
 
 def reachable_functions(library: Any, nodes: Iterable[Any]) -> list[Any]:
@@ -70,9 +79,10 @@ def reachable_functions(library: Any, nodes: Iterable[Any]) -> list[Any]:
         reached.add(name)
         function = functions[name]
         todo.extend(called for node in function.node_def for called in called_functions(node))
+        todo.extend(_named_functions(each.default_value for each in function.signature.attr))
         todo.extend([gradients[name]] if name in gradients else ())
         if "api_implements" in function.attr:
-            todo.extend(twins[function.attr["api_implements"].s])
+            todo.extend(twins.pop(function.attr["api_implements"].s, ()))
     return [function for name, function in functions.items() if name in reached]
 
 
