@@ -14,13 +14,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from google.protobuf.message import DecodeError
 
-from engine.errors import DataError, EngineError, GraphError
-from engine.model.closure import prune_graph, split_tensor
+from engine.errors import GraphError
+from engine.model.closure import split_tensor
 from engine.model.constants import read_constant
-from engine.model.graphdef import PLACEHOLDERS
-from engine.model.tensor import TensorSpec
+from engine.model.loading import import_between, load_libraries, refused_at_load, tensor_spec, translated
 
 Array = npt.NDArray[Any]
 
@@ -62,9 +60,9 @@ class ModelSession:
         self._call = _make_call(session, [*feeds.values(), *constants], fetches)
         self._constants = list(constants.values())
         self._lock = threading.Lock()
-        self.inputs = tuple(_spec(name, tensor) for name, tensor in feeds.items())
+        self.inputs = tuple(tensor_spec(name, tensor) for name, tensor in feeds.items())
         """The fed tensors as the imported graph has them."""
-        self.outputs = tuple(_spec(tensor.name, tensor) for tensor in fetches)
+        self.outputs = tuple(tensor_spec(tensor.name, tensor) for tensor in fetches)
         """The fetched tensors as the imported graph has them."""
         self.max_rows: int | None = None
         """Rows that the device has room for, once it ran out of memory; None until then."""
@@ -98,7 +96,7 @@ class ModelSession:
         if self.max_rows is not None and num_rows > self.max_rows:
             return self._run_halves(batch, num_rows)
         try:
-            with _translated(self._tf), self._timed():
+            with translated(self._tf), self._timed():
                 values = self._call(*(batch[tensor.name] for tensor in self.inputs), *self._constants)
                 return [np.asarray(value) for value in values]
         except self._tf.errors.ResourceExhaustedError as error:
@@ -161,6 +159,7 @@ def load_session(
     constants: Mapping[str, Any],
     init_ops: Sequence[str] = (),
     options: SessionOptions = SessionOptions(),
+    op_libraries: Sequence[str] = (),
 ) -> ModelSession:
     """Import what lies between feeds and fetches of the GraphDef `data` into a graph of its own and open a session.
 
@@ -171,66 +170,25 @@ def load_session(
         constants: values fed with every batch, by tensor name.
         init_ops: operations run once, here.
         options: threads and GPU share.
+        op_libraries: paths of libraries of custom operations, loaded first.
 
     Raises:
         GraphError: if TensorFlow refuses the graph, a name or a constant.
     """
     tf = import_tensorflow(options.gpu_share)
+    load_libraries(tf, op_libraries)
     graph = tf.Graph()
-    with _refused_at_load(), _translated(tf), graph.as_default():
-        tensors = _import(tf, data, [*feeds, *constants], fetches, init_ops)
+    with refused_at_load(), translated(tf), graph.as_default():
+        tensors = import_between(tf, data, [*feeds, *constants], fetches, init_ops)
         session = tf.compat.v1.Session(graph=graph, config=_session_config(tf, options))
-        values = {tensors[name]: read_constant(value, _spec(name, tensors[name])) for name, value in constants.items()}
+        values = {
+            tensors[name]: read_constant(value, tensor_spec(name, tensors[name])) for name, value in constants.items()
+        }
         for name in init_ops:
             session.run(graph.get_operation_by_name(split_tensor(name)[0]), values)
         graph.finalize()
         fed, fetched = {name: tensors[name] for name in feeds}, [tensors[name] for name in fetches]
         return ModelSession(tf, session, fed, fetched, values)
-
-
-def _import(
-    tf: Any, data: bytes, feeds: Sequence[str], fetches: Sequence[str], init_ops: Sequence[str]
-) -> dict[str, Any]:
-    """Import what lies between feeds and targets, and return the fed and fetched tensors by name.
-
-    A fed tensor that is no placeholder gets one to stand in for it, so that nothing before it is imported.
-    """
-    try:
-        graph_def = tf.compat.v1.GraphDef.FromString(data)
-    except DecodeError as error:
-        raise GraphError(f"these {len(data)} bytes are no GraphDef: {error}") from error
-    nodes = {node.name: node for node in graph_def.node}
-    inner = [name for name in feeds if nodes[split_tensor(name)[0]].op not in PLACEHOLDERS]
-    stand_ins = {name: tf.compat.v1.placeholder(_output_dtype(nodes, name)) for name in inner}
-    fed = {split_tensor(name)[0] for name in feeds if name not in stand_ins}
-    pruned = prune_graph(graph_def, feeds, [*fetches, *init_ops], fed)
-    read = {split_tensor(edge) for node in pruned.node for edge in node.input}
-    used = {name: tensor for name, tensor in stand_ins.items() if split_tensor(name) in read}
-    tf.graph_util.import_graph_def(pruned, input_map=used, name="")
-    graph = tf.compat.v1.get_default_graph()
-    others = [name for name in (*feeds, *fetches) if name not in stand_ins]
-    return stand_ins | {name: graph.get_tensor_by_name(name) for name in others}
-
-
-def _output_dtype(nodes: Mapping[str, Any], name: str) -> Any:
-    """Return the dtype of any operation's output, as its definition says."""
-    from tensorflow.python.framework import op_def_registry
-
-    node_name, index = split_tensor(name)
-    node = nodes[node_name]
-    definition = op_def_registry.get(node.op)
-    if definition is None:
-        raise GraphError(f"{name} cannot be fed: this TensorFlow does not know its operation {node.op}")
-    dtypes: list[Any] = []
-    for output in definition.output_arg:
-        if output.type_list_attr:
-            dtypes += node.attr[output.type_list_attr].list.type
-            continue
-        count = node.attr[output.number_attr].i if output.number_attr else 1
-        dtypes += [output.type or node.attr[output.type_attr].type] * count
-    if index >= len(dtypes):
-        raise GraphError(f"{name} cannot be fed: {node_name} ({node.op}) has {len(dtypes)} outputs")
-    return dtypes[index]
 
 
 def _session_config(tf: Any, options: SessionOptions) -> Any:
@@ -245,44 +203,3 @@ def _session_config(tf: Any, options: SessionOptions) -> Any:
     if 0 < options.gpu_share < 1:
         config.gpu_options.per_process_gpu_memory_fraction = options.gpu_share * GPU_SHARE_FOR_TENSORFLOW
     return config
-
-
-def _spec(name: str, tensor: Any) -> TensorSpec:
-    shape = None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
-    return TensorSpec(name, tensor.dtype.base_dtype.name, shape)
-
-
-@contextlib.contextmanager
-def _refused_at_load() -> Iterator[None]:
-    """A value refused while loading (by an init op) is a mistake of the model, not of a row."""
-    try:
-        yield
-    except DataError as error:
-        raise GraphError(f"the graph cannot be loaded: {error}") from error
-    except MemoryError as error:
-        raise GraphError(f"this node has no room for the graph: {error}") from error
-
-
-def _one_line(message: str) -> str:
-    """Return what TensorFlow says without where in Python the graph was made, which nobody here can look up."""
-    noise = ("Graph execution error", "Detected at node", "File ", "[[")
-    return " ".join(line for each in message.splitlines() if (line := each.strip()) and not line.startswith(noise))
-
-
-@contextlib.contextmanager
-def _translated(tf: Any) -> Iterator[None]:
-    """Turn TensorFlow's errors into ours; ResourceExhaustedError is the caller's, who halves the batch."""
-    try:
-        yield
-    except EngineError:
-        raise
-    except tf.errors.ResourceExhaustedError:
-        raise
-    except (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError) as error:
-        raise DataError(f"the graph refused the batch: {_one_line(error.message)}") from error
-    except tf.errors.OpError as error:
-        raise GraphError(
-            f"TensorFlow cannot run this graph: {type(error).__name__}: {_one_line(error.message)}"
-        ) from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise GraphError(f"TensorFlow cannot load or feed this graph: {error}") from error

@@ -360,7 +360,7 @@ def test_reading_says_where_and_what_is_wrong(tmp_path: Path) -> None:
     path = str(tmp_path / "model.pb")
     with pytest.raises(GraphError) as caught:
         read_graph(path)
-    assert str(caught.value) == f"--model {path}: no such file"
+    assert str(caught.value) == f"{path}: no such file"
 
 
 @needs_cases
@@ -370,7 +370,6 @@ def test_reading_says_where_and_what_is_wrong(tmp_path: Path) -> None:
         ("corrupt_empty_file", "an empty file"),
         ("corrupt_truncated_mid_field", "cut short"),
         ("lfs_pointer_identity_string", "a Git LFS pointer; fetch the file itself"),
-        ("dl4j_pbtxt_mnist_00", "a graph as text"),
         ("mlnet_savedmodel_types", "a SavedModel"),
     ],
 )
@@ -383,7 +382,7 @@ def test_cases_that_are_no_frozen_graph(case: str, expected: str) -> None:
 
 @needs_cases
 def test_a_graph_cut_between_two_nodes_lacks_its_output() -> None:
-    with pytest.raises(GraphError, match="no tensor output:0"):
+    with pytest.raises(GraphError, match="no tensor output:0; .*the file carries no version: was it cut short?"):
         check_ports(case_graph("corrupt_truncated_at_node_boundary"), ["input:0"], ["output:0"], [])
 
 

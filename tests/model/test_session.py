@@ -260,7 +260,7 @@ def test_an_init_op_fills_a_lookup_table_once(name: str) -> None:
 
 def test_a_table_that_was_not_initialised_is_a_graph_error() -> None:
     model = load_session(table_graph(["a", "b"]), ["words:0"], ["ids:0"], {})
-    with pytest.raises(GraphError, match="FailedPrecondition"):
+    with pytest.raises(GraphError, match="a lookup table was not filled; name its initialiser with --init-op"):
         model.run({"words:0": WORDS})
 
 
