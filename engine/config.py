@@ -8,7 +8,7 @@ import difflib
 import json
 import math
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -160,19 +160,21 @@ class JobConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     model: Annotated[str, BeforeValidator(_path)]
-    """Frozen graph (.pb) to score with."""
+    """Frozen graph (.pb, .pbtxt), checkpoint prefix, SavedModel folder or Keras file to score with."""
     input: Annotated[tuple[str, ...], BeforeValidator(_paths)]
     """Parquet files, folders and globs."""
     output: Annotated[str, BeforeValidator(_path)]
     """Folder that the parts are written to."""
     feed: Ports = Field(default={"inputs:0": "inputs"})
-    """TENSOR=COLUMN: fill this tensor from that column. Any tensor, placeholder or not. [default: inputs:0=inputs]"""
+    """TENSOR=COLUMN: fill this tensor from that column. Any tensor, placeholder or not. [default: the model's own
+    ports where it tells them, else inputs:0=inputs]"""
     fetch: Ports = Field(default={"prediction:0": "prediction"})
-    """TENSOR=COLUMN: write this tensor as that column. [default: prediction:0=prediction]"""
+    """TENSOR=COLUMN: write this tensor as that column. [default: the model's own ports where it
+    tells them, else prediction:0=prediction]"""
     set: Annotated[dict[str, Any], BeforeValidator(_constants)] = Field(default={})
     """TENSOR=VALUE: feed this constant with every batch (keep_prob:0=1.0); VALUE is JSON."""
     init_op: Names = ()
-    """Operation to run once after loading (lookup tables)."""
+    """Operation to run once after loading (lookup tables). [default: what was kept beside the frozen graph]"""
     keep: Annotated[tuple[str, ...] | Literal["all", "none"] | None, BeforeValidator(_columns)] = None
     """Input columns carried to the output: names, all or none. [default: every column not fed]"""
     batch_size: CountOrAuto = "auto"
@@ -187,10 +189,42 @@ class JobConfig(BaseModel):
     """Input bytes per shard (64MiB), or auto: a 512th of the input, from 16 to 256 MiB. [default: auto]"""
     limit: Annotated[int | None, BeforeValidator(_optional(_count))] = None
     """Score only the first N rows."""
+    op_library: Names = ()
+    """Library of custom operations (.so), loaded first; repeatable."""
+    allow_op: Names = ()
+    """Let an operation through that reads or writes files, or reaches network or Python (ReadFile); repeatable."""
     address: str | None = None
     """Ray cluster (HOST:PORT or auto); else RAY_ADDRESS, else a new one on this machine."""
     overwrite: bool = False
     """Discard what the output folder's earlier job wrote."""
+
+
+class FreezeConfig(BaseModel):
+    """What `freeze` is told besides source and destination."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    outputs: Names = ()
+    """Tensors to freeze to, names of the signature, or NEW=EITHER. [default: all that the signature has]"""
+    inputs: Names = ()
+    """NEW=TENSOR: another name for an input. [default: the signature's, a lone one as inputs]"""
+    signature: str | None = None
+    """Signature of a SavedModel. [default: serving_default, or the only one]"""
+    sample: Annotated[str | None, BeforeValidator(_path)] = None
+    """Parquet file on whose first rows to compare. [default: random numbers, where these mean something]"""
+    feed: Ports = Field(default={})
+    """TENSOR=COLUMN of the sample. [default: the column of the input's own name]"""
+    set: Annotated[dict[str, Any], BeforeValidator(_constants)] = Field(default={})
+    """TENSOR=VALUE: replace an input by this constant for good (keep_prob:0=1.0); VALUE is JSON."""
+    init_op: Names = ()
+    """Operation to keep, to be run once after loading. [default: what fills the lookup tables]"""
+    op_library: Names = ()
+    """Library of custom operations (.so), loaded first; repeatable."""
+    allow_op: Names = ()
+    """Let an operation through that reads or writes files, or reaches network or Python (ReadFile); repeatable."""
+
+
+Config = TypeVar("Config", JobConfig, FreezeConfig)
 
 
 def build_config(settings: Mapping[str, Any]) -> JobConfig:
@@ -199,25 +233,38 @@ def build_config(settings: Mapping[str, Any]) -> JobConfig:
     Raises:
         ConfigError: naming each key that is unknown, missing or of a wrong value, and what was expected.
     """
-    unknown = [name for name in settings if name not in JobConfig.model_fields]
+    return _build(settings, JobConfig)
+
+
+def build_freeze_config(settings: Mapping[str, Any]) -> FreezeConfig:
+    """Check `settings` (keys are `FreezeConfig`'s fields).
+
+    Raises:
+        ConfigError: as `build_config` does.
+    """
+    return _build(settings, FreezeConfig)
+
+
+def _build(settings: Mapping[str, Any], kind: type[Config]) -> Config:
+    unknown = [name for name in settings if name not in kind.model_fields]
     if unknown:
-        raise ConfigError("; ".join(map(_unknown_key, unknown)))
+        raise ConfigError("; ".join(_unknown_key(name, list(kind.model_fields)) for name in unknown))
     try:
-        return JobConfig(**settings)
+        return kind(**settings)
     except ValidationError as error:
-        raise ConfigError("; ".join(_sentence(dict(problem)) for problem in error.errors())) from error
+        raise ConfigError("; ".join(_sentence(dict(problem), kind) for problem in error.errors())) from error
 
 
-def _unknown_key(name: str) -> str:
-    nearest = difflib.get_close_matches(name, JobConfig.model_fields, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(JobConfig.model_fields)}"
+def _unknown_key(name: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}"
     return f"unknown key {name!r}; {hint}"
 
 
-def _sentence(problem: dict[str, Any]) -> str:
+def _sentence(problem: dict[str, Any], kind: type[BaseModel]) -> str:
     name = str(problem["loc"][0])
     flag = "--" + name.replace("_", "-")
     if problem["type"] == "missing":
-        return f"{flag} is missing: {str(JobConfig.model_fields[name].description).rstrip('.')}"
+        return f"{flag} is missing: {str(kind.model_fields[name].description).rstrip('.')}"
     message = str(problem["msg"]).removeprefix("Value error, ")
     return f"{flag}: {message}, found {problem['input']!r}"

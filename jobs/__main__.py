@@ -1,7 +1,8 @@
 """The command `icefloe`, and `python -m jobs`: every verb under one name."""
 
-from jobs.command_line import new_app, run_app, with_job_options
+from jobs.command_line import new_app, run_app, with_freeze_options, with_job_options
 from jobs.describe import describe
+from jobs.freeze import freeze
 from jobs.plan import plan
 from jobs.score import score
 
@@ -9,6 +10,7 @@ app = new_app()
 app.command(with_job_options(score))
 app.command(with_job_options(plan))
 app.command(describe)
+app.command(with_freeze_options(freeze))
 
 
 def main() -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any, get_origin
 
 import cyclopts
+from pydantic.fields import FieldInfo
 
 import engine
-from engine.config import JobConfig, build_config
+from engine.config import FreezeConfig, JobConfig, build_config, build_freeze_config
 from engine.errors import ConfigError, EngineError
 
 Verb = Callable[..., None]
@@ -52,7 +53,24 @@ def with_job_options(verb: Verb) -> Verb:
         "config", inspect.Parameter.KEYWORD_ONLY, default=None,
         annotation=Annotated[str | None, cyclopts.Parameter(help=help_text, show_default=False)],
     )  # fmt: skip
-    command.__signature__ = inspect.Signature([*map(_parameter, JobConfig.model_fields), config, *own])  # type: ignore[attr-defined]
+    return _dressed(command, verb, [*_parameters(JobConfig), config, *own])
+
+
+def with_freeze_options(verb: Verb) -> Verb:
+    """Give `verb(source, dest, config, **own)` a flag for every field of `FreezeConfig`; the rest stays its own."""
+    source, dest, _, *own = inspect.signature(verb).parameters.values()
+
+    def command(*places: str, **given: Any) -> None:
+        mine = {parameter.name: given.pop(parameter.name, parameter.default) for parameter in own}
+        settings = {name: value for name, value in given.items() if value is not None}
+        verb(*places, build_freeze_config(settings), **mine)
+
+    return _dressed(command, verb, [source, dest, *_parameters(FreezeConfig), *own])
+
+
+def _dressed(command: Verb, verb: Verb, parameters: list[inspect.Parameter]) -> Verb:
+    """Let `command` be read by cyclopts as if it were `verb` with these parameters."""
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__doc__ = verb.__doc__
     command.__name__ = verb.__name__
     return command
@@ -64,8 +82,11 @@ def _switch(name: str, value: object) -> bool:
     return value
 
 
-def _parameter(name: str) -> inspect.Parameter:
-    field = JobConfig.model_fields[name]
+def _parameters(kind: type[JobConfig] | type[FreezeConfig]) -> list[inspect.Parameter]:
+    return [_parameter(name, field) for name, field in kind.model_fields.items()]
+
+
+def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     annotation: Any = str | None
     is_many = get_origin(field.annotation) in (tuple, dict) or name == "keep"
     if field.annotation is bool:

@@ -24,7 +24,9 @@ import pyarrow.parquet as pq
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from engine.model.checkpoint import freeze_checkpoint, save_checkpoint
+from engine.freezing import freeze_to_file
+from engine.model.checkpoint import save_checkpoint
+from engine.model.freeze_plan import FreezeOptions
 from engine.model.session import import_tensorflow
 
 SEED = 7
@@ -87,9 +89,9 @@ def train_and_freeze(folder: Path, images: Array, labels: Array) -> Path:
             for start in range(0, len(rows), BATCH_ROWS):
                 batch = rows[start : start + BATCH_ROWS]
                 session.run(train, {"inputs:0": images[batch], label_placeholder: labels[batch]})
-        prefix = save_checkpoint(session, str(folder / "checkpoint" / "digits"))
+        prefix = save_checkpoint(session, str(folder / "checkpoint" / "digits"), ["inputs"], ["prediction"])
     model = folder / "digits.pb"
-    model.write_bytes(freeze_checkpoint(prefix, ["prediction:0"]))
+    freeze_to_file(prefix, str(model), FreezeOptions(outputs=("prediction",)))
     return model
 
 

@@ -1,0 +1,110 @@
+"""Freezes a model to a file, for `icefloe freeze`: rows of a Parquet sample to compare on, and files written whole.
+
+Start at `freeze_to_file`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.data.binding import bind_feed
+from engine.data.conversion import to_tensor
+from engine.data.sink import write_whole
+from engine.data.source import open_parquet
+from engine.errors import ConfigError, DataError, SchemaError, StorageError
+from engine.model.freeze_plan import FreezeOptions, FreezePlan, plan_freeze
+from engine.model.ports import default_columns
+from engine.model.sidecar import Ports, check_place, sidecar_bytes, sidecar_path
+
+if TYPE_CHECKING:
+    from engine.model.freeze import FrozenModel
+
+SAMPLE_ROWS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Rows to compare a frozen graph with its source on."""
+
+    path: str
+    """A Parquet file, of which the first rows are taken."""
+    feed: Mapping[str, str]
+    """Column by input tensor; inputs not named take the column of their own name."""
+
+
+def freeze_to_file(
+    source: str, destination: str, options: FreezeOptions, sample: Sample | None = None
+) -> "FrozenModel":
+    """Freeze the model at `source` to the file `destination`, its ports beside it; both appear whole or not at all.
+
+    Args:
+        source: a checkpoint (prefix, any of its files, folder), SavedModel, Keras file, or a graph to be mended.
+        destination: the file to write; the ports go to the same name with `.json`.
+        options: outputs, signature and the like.
+        sample: rows to compare on; None for random numbers, where these mean something.
+
+    Returns:
+        The frozen model.
+
+    Raises:
+        Mistake: if it cannot be frozen, with the reason; nothing was written.
+        StorageError: if a file cannot be written.
+    """
+    check_place(destination)
+    # TensorFlow takes 3 s to import; what can be told before it is told first.
+    from engine.model.freeze import freeze, open_source
+
+    with open_source(source) as (meta, reference):
+        plan = plan_freeze(meta, options)
+        rows = None if sample is None else read_sample(sample, plan)
+        frozen = freeze(plan, rows, reference=reference)
+    try:
+        Path(destination).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{destination}: its folder cannot be made ({error.strerror})") from error
+    remarks: dict[str, Any] = {"repairs": frozen.notes, "comparison": frozen.comparison}
+    ports = Ports(frozen.inputs, frozen.outputs, frozen.init_ops)
+    # Ports come first: beside an older graph of this name they are told by their hash not to be its own.
+    write_whole(sidecar_path(destination), sidecar_bytes(frozen.data, ports, remarks))
+    write_whole(Path(destination), frozen.data)
+    return frozen
+
+
+def read_sample(sample: Sample, plan: FreezePlan) -> dict[str, npt.NDArray[Any]]:
+    """Return the first rows of the sample as arrays by input tensor.
+
+    Raises:
+        ConfigError: for a feed that is no input.
+        SchemaError: for a column that is missing or cannot become its tensor.
+        DataError: for a row that cannot.
+    """
+    specs = {spec.name: spec for spec in plan.input_specs()}
+    for name in sample.feed:
+        if name not in specs:
+            raise ConfigError(f"--feed {name}: no input of this model; its inputs are {', '.join(specs) or 'none'}")
+    columns = {**default_columns(list(specs)), **sample.feed}
+    with open_parquet(sample.path) as file:
+        names = file.schema_arrow.names
+        missing = [f"{name}={columns[name]}" for name in specs if columns[name] not in names]
+        if missing:
+            raise SchemaError(
+                f"--sample {sample.path} lacks the column for {', '.join(missing)}; its columns are {', '.join(names)}; "
+                "name them with --feed TENSOR=COLUMN, or give constants with --set"
+            )
+        batches = file.iter_batches(SAMPLE_ROWS, columns=sorted({columns[name] for name in specs}))
+        first = next(batches, None)
+    if first is None or not len(first):
+        raise SchemaError(f"--sample {sample.path} has no rows")
+    rows = {}
+    for name, spec in specs.items():
+        column = first.column(columns[name])
+        binding = bind_feed(first.schema.field(columns[name]), spec)
+        try:
+            rows[name] = np.ascontiguousarray(to_tensor(binding, column))
+        except DataError as error:
+            raise DataError(f"--sample {sample.path}, row {error.row_index or 0}: {error.message}") from error
+    return rows

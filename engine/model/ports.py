@@ -1,0 +1,131 @@
+"""The ports of a graph: which tensors rows go in at and predictions come out of, and under which names.
+
+Pure. Whatever a model calls its tensors, once it is frozen a lone input is `inputs:0` and a lone output
+`prediction:0`, unless its own graph or the caller names them. Start at `choose_inputs` and `choose_outputs`.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.errors import GraphError
+from engine.model.closure import split_tensor
+from engine.model.graphdef import dtype_name, find_outputs, read_shape
+from engine.model.metagraph import Signature
+from engine.model.tensor import TensorSpec
+
+INPUT, OUTPUT = "inputs", "prediction"
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A tensor of the source, and the name that it gets in the frozen graph."""
+
+    name: str
+    """Name of the node in the frozen graph, whose output 0 is the port."""
+    tensor: str
+    """Tensor of the source, with output index."""
+    spec: TensorSpec | None = None
+    """Dtype and shape, where a signature tells them."""
+
+
+def choose_outputs(given: str, graph_def: Any, signature: Signature, outputs: Sequence[str]) -> tuple[Port, ...]:
+    """Settle which tensors a graph is frozen to.
+
+    Args:
+        given: the model's path, for messages.
+        graph_def: the graph.
+        signature: names that the model itself gives its ports.
+        outputs: what the caller asks for: names of the signature, tensors, or `NEW=EITHER`. With a signature of one
+            output, a name that is neither becomes that output's name. Empty: all that the signature has.
+
+    Raises:
+        GraphError: for a name that the model lacks, or if nothing says what its outputs are.
+    """
+    nodes = {node.name for node in graph_def.node}
+    only = next(iter(signature.outputs)) if len(signature.outputs) == 1 else None
+    wanted = [entry.partition("=")[::2] if "=" in entry else ("", entry) for entry in outputs]
+    if not outputs:
+        wanted = [(OUTPUT, only)] if only else [(key, key) for key in sorted(signature.outputs)]
+    if not wanted:
+        likely = ", ".join(find_outputs(graph_def)[:8]) or "none"
+        raise GraphError(f"{given}: --outputs is missing: which tensors to freeze to? Likely ones are {likely}")
+    ports = []
+    for new, source in wanted:
+        key = source.removesuffix(":0")
+        if key in signature.outputs:
+            port = _signature_port(given, new or key, key, signature.outputs)
+        elif split_tensor(source)[0] in nodes:
+            port = Port(new or _own_name(source), source if ":" in source else f"{source}:0")
+        elif only and not new and source.isidentifier():
+            port = _signature_port(given, source, only, signature.outputs)
+        else:
+            known = [f"{name} (of the signature)" for name in sorted(signature.outputs)]
+            near = difflib.get_close_matches(source, nodes, n=3, cutoff=0.5)
+            hint = ", ".join(known + [f"{name}:0" for name in near]) or ", ".join(find_outputs(graph_def)[:8])
+            raise GraphError(f"{given} has no tensor {source} to freeze to (--outputs); did you mean {hint}?")
+        ports.append(port)
+    twice = [port.name for port in ports if sum(other.name == port.name for other in ports) > 1]
+    if twice:
+        raise GraphError(f"{given}: two outputs would be called {twice[0]}; name them apart with --outputs NEW=TENSOR")
+    return tuple(ports)
+
+
+def _signature_port(given: str, name: str, key: str, infos: Mapping[str, Any]) -> Port:
+    return Port(name, _info_name(given, key, infos[key]), _info_spec(name, infos[key]))
+
+
+def _own_name(tensor: str) -> str:
+    """A second output of a node, `split:1`, needs a name of its own; all others keep theirs."""
+    node, index = split_tensor(tensor)
+    return node if index == 0 else f"{node}_{index}"
+
+
+def choose_inputs(given: str, signature: Signature, inputs: Sequence[str]) -> tuple[Port, ...]:
+    """Settle the input ports: the signature's, under their names, a lone one as `inputs`; and what the caller renames.
+
+    Args:
+        given: the model's path, for messages.
+        signature: names that the model itself gives its ports.
+        inputs: `NEW=TENSOR` or `NEW=KEY` of the signature.
+
+    Raises:
+        GraphError: for an entry of another form.
+    """
+    wanted = dict(entry.partition("=")[::2] for entry in inputs)
+    if not all(name and tensor for name, tensor in wanted.items()):
+        raise GraphError(f"{given}: --inputs takes NEW=TENSOR, as in inputs=serving_default_x, found {inputs[0]}")
+    renamed = {}
+    for name, source in wanted.items():
+        key = source.removesuffix(":0")
+        info = signature.inputs.get(key)
+        tensor = _info_name(given, key, info) if info else source if ":" in source else f"{source}:0"
+        renamed[tensor] = Port(name, tensor, _info_spec(name, info) if info else None)
+    ports = []
+    for key, info in sorted(signature.inputs.items()):
+        tensor = _info_name(given, key, info)
+        if tensor not in renamed:
+            name = INPUT if len(signature.inputs) == 1 else key
+            ports.append(Port(name, tensor, _info_spec(name, info)))
+    return (*renamed.values(), *ports)
+
+
+def _info_name(given: str, key: str, info: Any) -> str:
+    if not info.name:
+        raise GraphError(
+            f"{given}: the signature's {key} is no plain tensor (sparse or composite); name tensors instead"
+        )
+    return str(info.name)
+
+
+def _info_spec(name: str, info: Any) -> TensorSpec:
+    return TensorSpec(f"{name}:0", dtype_name(info.dtype), read_shape(info.tensor_shape))
+
+
+def default_columns(tensors: Sequence[str]) -> dict[str, str]:
+    """Name a column for each tensor: the last word of its name, or the whole where two would be the same."""
+    words = [name.partition(":")[0].rpartition("/")[2] for name in tensors]
+    whole = [name.removesuffix(":0").replace("/", "_").replace(":", "_") for name in tensors]
+    pairs = zip(tensors, words, whole, strict=True)
+    return {name: word if words.count(word) == 1 else full for name, word, full in pairs}
