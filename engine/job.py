@@ -11,6 +11,7 @@ from engine.data.manifest import ManifestRow
 from engine.errors import JobFailedError, Mistake, PlanError
 from engine.prepare import Job, find_changes, prepare
 from engine.run.actor import LoadReport
+from engine.run.freezing import ScoredModel, freeze_on_worker, scored_model
 from engine.run.interrupt import interruptible
 from engine.run.outcome import PoolRun, Watcher
 from engine.run.pool import size_pool
@@ -47,7 +48,7 @@ def _score(config: JobConfig, view: ProgressView, started: float) -> Summary:
     if done is not None and len(done) == len(job.part_names) and ledger.is_finished:
         manifest = ledger.read_manifest()
         ledger.check_sizes(manifest)
-        return summarise(job, manifest, PoolRun(), time.monotonic() - started)
+        return summarise(job, ledger, manifest, PoolRun(), time.monotonic() - started)
     view.start(len(job.part_names), len(done or ()))
     try:
         run = run_missing(job, ledger, done, view)
@@ -56,7 +57,7 @@ def _score(config: JobConfig, view: ProgressView, started: float) -> Summary:
     earlier = ledger.describe_parts(sorted(set(job.part_names) - {each.part for each in run.results.values()}))
     manifest = [*earlier, *(manifest_row(run, result) for result in run.results.values())]
     manifest.sort(key=lambda row: row.shard_id)
-    summary = summarise(job, manifest, run, time.monotonic() - started)
+    summary = summarise(job, ledger, manifest, run, time.monotonic() - started)
     ledger.finish(job.plan.plan_id, manifest, summary.to_json())
     return summary
 
@@ -81,16 +82,26 @@ def find_done(job: Job, ledger: Ledger) -> set[str] | None:
     )
 
 
-def claim_output(job: Job, ledger: Ledger, done: set[str] | None) -> set[str]:
-    """Make the output folder this job's own, and return the parts that are its already."""
+def claim_output(job: Job, ledger: Ledger, done: set[str] | None, model_sha256: str) -> set[str]:
+    """Make the output folder this job's own, and return the parts that are its already.
+
+    Raises:
+        PlanError: if the model, frozen anew, is not the graph that those parts were scored with.
+    """
+    earlier = ledger.read_plan()
+    if done and earlier is not None and earlier.get("scored_sha256") != model_sha256:
+        raise PlanError(
+            f"--output {job.config.output}: {job.config.model}, frozen again, gives another graph than the one that "
+            "the parts there were scored with; freeze it to a .pb with icefloe freeze, and type --overwrite"
+        )
     if done is None:
-        earlier = ledger.read_plan()
         if earlier is not None:
             ledger.discard(earlier)
         document = {
             "plan_id": job.plan.plan_id,
             "settings": job.plan.settings,
             "config": job.config.model_dump(mode="json"),
+            "scored_sha256": model_sha256,
             "num_shards": len(job.plan.shards),
             "num_inputs": len(job.plan.files),
             "versions": installed_versions(),
@@ -109,7 +120,7 @@ def run_missing(job: Job, ledger: Ledger, done: set[str] | None, view: ProgressV
         EngineError: the first cause, if the job could not go on.
     """
     if done is not None and len(done) == len(job.part_names):
-        done = claim_output(job, ledger, done)
+        done = claim_output(job, ledger, done, scored_sha256(ledger))
         if len(done) == len(job.part_names):
             return PoolRun()
     # Ray takes 0.4 s to import, which a mistake or a finished job need not wait for.
@@ -128,10 +139,16 @@ def run_missing(job: Job, ledger: Ledger, done: set[str] | None, view: ProgressV
         shares = config.actors, config.cpus_per_actor, config.gpus_per_actor
         num_missing = len(job.part_names) - len(done or ())
         pool = size_pool(*shares, cluster.nodes(), num_missing, can_grow=not cluster.is_local)
-        mine = claim_output(job, ledger, done)
+        model = scored_model(job.model, config.set)
+        if model is None:
+            view.stage("freezing the model on a worker")
+            model = freeze_on_worker(lambda function, bound: cluster.call(function, bound, view.tick), job.model)
+            for note in model.notes:
+                view.notice(f"frozen {config.model}: {note}")
+        mine = claim_output(job, ledger, done, model.sha256)
         view.stage(f"loading the model on {pool}")
         missing = [job.plan.shards[shard_id] for name, shard_id in job.part_names.items() if name not in mine]
-        run = run_shards(scoring_spec(job), job.graph.data, missing, pool, watcher)
+        run = run_shards(scoring_spec(job, model), model.data, missing, pool, watcher)
         run.ray_start_seconds = cluster.start_seconds
     if isinstance(run.error, Mistake) and run.results:
         raise JobFailedError(str(run.error)) from run.error  # rows were scored: no mere mistake any more
@@ -140,16 +157,22 @@ def run_missing(job: Job, ledger: Ledger, done: set[str] | None, view: ProgressV
     return run
 
 
-def scoring_spec(job: Job) -> ScoringSpec:
+def scored_sha256(ledger: Ledger) -> str:
+    """Return the hash of the graph that the output folder's parts were scored with; empty where none were."""
+    return str((ledger.read_plan() or {}).get("scored_sha256", ""))
+
+
+def scoring_spec(job: Job, model: ScoredModel) -> ScoringSpec:
     """Return what an actor needs to know of the job."""
     return ScoringSpec(
         plan_id=job.plan.plan_id,
         output=job.config.output,
         num_shards=len(job.plan.shards),
-        feeds=tuple(job.config.feed.items()),
-        fetches=tuple(job.config.fetch.items()),
-        constants=job.config.set,
-        init_ops=job.config.init_op,
+        feeds=model.feeds,
+        fetches=model.fetches,
+        constants=model.constants,
+        init_ops=model.init_ops,
+        op_libraries=job.config.op_library,
         read_schema=job.read_schema,
         keep=job.keep,
         batch_rows=job.plan.batch_rows,
@@ -166,16 +189,17 @@ def manifest_row(run: PoolRun, result: ShardResult) -> ManifestRow:
     )  # fmt: skip
 
 
-def summarise(job: Job, manifest: list[ManifestRow], run: PoolRun, seconds_total: float) -> Summary:
+def summarise(job: Job, ledger: Ledger, manifest: list[ManifestRow], run: PoolRun, seconds_total: float) -> Summary:
     """Add up the job's figures."""
     phases = add_phases([result.seconds for result in run.results.values()])
     rows_now = sum(result.rows_out for result in run.results.values())
     actor_seconds = len(run.reports) * run.scoring_seconds
     halved = run.batches_halved
-    unstable = [f"random operation {name}" for name in job.random_operations[:1]]
+    unstable = [f"random operation {name}" for name in job.model.random_operations[:1]]
     unstable += [f"{halved} batches halved: the device ran out of memory"] if halved else []
     return Summary(
         plan_id=job.plan.plan_id,
+        model_sha256=scored_sha256(ledger),
         output=job.config.output,
         rows_in=sum(row.rows_in for row in manifest),
         rows_out=sum(row.rows for row in manifest),

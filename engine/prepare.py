@@ -5,8 +5,9 @@ Touches neither Ray, nor TensorFlow, nor the output folder. Start at `prepare`.
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ from engine.data.sink import ENCODING
 from engine.data.source import open_parquet, read_row_groups, select_schema
 from engine.errors import ConfigError, GraphError, PlanError
 from engine.model.constants import read_constant
-from engine.model.graphdef import Graph, check_ports, describe_feed, find_random_operations, read_graph
+from engine.model.known import BoundModel, Request, bind_model, read_model
 from engine.run.plan import (
     Plan,
     explain_changes,
@@ -41,8 +42,8 @@ class Job:
 
     config: JobConfig
     """Settings, with absolute paths."""
-    graph: Graph
-    """The model."""
+    model: BoundModel
+    """The model, and which of its tensors are fed and fetched."""
     feeds: tuple[FeedBinding, ...]
     """Columns bound to tensors, as far as the model file tells."""
     read_schema: pa.Schema
@@ -51,8 +52,6 @@ class Job:
     """Input columns carried to the output."""
     plan: Plan
     """Shards, and the identity of the job."""
-    random_operations: tuple[str, ...]
-    """Random operations that can be reached; with one, a rerun gives other values."""
 
     @property
     def part_names(self) -> dict[str, int]:
@@ -68,61 +67,58 @@ def prepare(config: JobConfig) -> Job:
         Mistake: for whatever flags, model file, listing and the first footer show to be wrong.
         DataError: if the first input file is damaged.
     """
+    given = config.model_fields_set
     config = config.model_copy(
         update={
             "model": _absolute(config.model, "--model"),
             "input": tuple(_absolute(uri, "--input") for uri in config.input),
             "output": _absolute(config.output, "--output"),
+            "op_library": tuple(_absolute(path, "--op-library") for path in config.op_library),
         }
     )
-    graph = read_graph(config.model)
-    constants = list(config.set)
     twice = sorted(set(config.feed) & set(config.set))
     if twice:
         raise ConfigError(f"{twice[0]} is both fed (--feed) and set (--set); leave one of them out")
-    check_ports(graph, [*config.feed, *constants], list(config.fetch), config.init_op)
-    for name, value in config.set.items():
-        read_constant(value, describe_feed(graph, name))
+    bound = _bind_model(config, given)
     files = list_inputs(config.input)
     _check_output_apart(config.output, files, config.input)
     first = files[0].path
     with open_parquet(first) as file:
         schema, metadata = file.schema_arrow, file.metadata
-    fed = list(config.feed.values())
-    keep = _kept_columns(config, schema)
+    fed = list(bound.feed.values())
+    keep = _kept_columns(config, schema, fed)
     read_schema = select_schema(schema, list(dict.fromkeys([*fed, *keep])), first)
-    check_output_names([*keep, *config.fetch.values()])
-    feeds = tuple(
-        bind_feed(read_schema.field(column), describe_feed(graph, name)) for name, column in config.feed.items()
-    )
+    check_output_names([*keep, *bound.fetch.values()])
+    feeds = tuple(bind_feed(read_schema.field(column), bound.specs[name]) for name, column in bound.feed.items())
     groups = read_row_groups(metadata, schema, [feed.column for feed in feeds if feed.row_bytes() is None])
     read_bytes = sum(group.num_bytes for group in groups) / max(1, metadata.num_rows)
     row_bytes = sum(feed.row_bytes() or 0.0 for feed in feeds) + read_bytes
     return Job(
         config=config,
-        graph=graph,
+        model=bound,
         feeds=feeds,
         read_schema=read_schema,
         keep=keep,
         plan=make_plan(
-            config, graph, files, keep, resolve_batch_rows(config.batch_size, _fixed_rows(feeds), row_bytes)
+            config, bound, files, keep, resolve_batch_rows(config.batch_size, _fixed_rows(feeds), row_bytes)
         ),
-        random_operations=tuple(find_random_operations(graph, [*config.feed, *constants], list(config.fetch))),
     )
 
 
 def make_plan(
-    config: JobConfig, graph: Graph, files: tuple[InputFile, ...], keep: tuple[str, ...], batch_rows: int
+    config: JobConfig, bound: BoundModel, files: tuple[InputFile, ...], keep: tuple[str, ...], batch_rows: int
 ) -> Plan:
     """Cut the files into shards and hash what decides the output."""
     shard_bytes = resolve_shard_bytes(config.shard_size, sum(file.size_bytes for file in files))
     settings = {
-        "model_sha256": hashlib.sha256(graph.data).hexdigest(),
+        "model_sha256": bound.known.sha256,
+        "op_library_sha256": [_file_sha256(path) for path in config.op_library],
+        "allow_op": sorted(config.allow_op),
         "inputs_sha256": inputs_digest(files),
-        "feed": [f"{tensor}={column}" for tensor, column in config.feed.items()],
-        "fetch": [f"{tensor}={column}" for tensor, column in config.fetch.items()],  # their order is the columns'
+        "feed": [f"{tensor}={column}" for tensor, column in bound.feed.items()],
+        "fetch": [f"{tensor}={column}" for tensor, column in bound.fetch.items()],  # their order is the columns'
         "set": config.set,
-        "init_op": list(config.init_op),
+        "init_op": list(bound.init_ops),
         "keep": list(keep),
         "limit": config.limit,
         "batch_size": batch_rows,
@@ -141,6 +137,33 @@ def find_changes(job: Job, ledger: Ledger, earlier: Mapping[str, Any]) -> list[s
     """Say what differs between the output folder's plan and this job; empty where it is the same job."""
     changes = explain_changes(earlier["settings"], job.plan.settings, ledger.read_inputs(), job.plan.files)
     return changes or ([] if earlier["plan_id"] == job.plan.plan_id else ["its plan id"])
+
+
+def _bind_model(config: JobConfig, given: Collection[str]) -> BoundModel:
+    """Bind the model; ports that the call does not name are the model's own."""
+    request = Request(
+        feed=config.feed if "feed" in given else None,
+        fetch=config.fetch if "fetch" in given else None,
+        constants=config.set,
+        init_ops=config.init_op,
+        allow_ops=config.allow_op,
+        op_libraries=config.op_library,
+    )
+    try:
+        bound = bind_model(read_model(config.model), request)
+    except GraphError as error:
+        raise GraphError(f"--model {error}") from error
+    for name, value in config.set.items():
+        if name in bound.specs:
+            read_constant(value, bound.specs[name])
+    return bound
+
+
+def _file_sha256(path: str) -> str:
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"--op-library {path}: {error.strerror}") from error
 
 
 def _absolute(path: str, flag: str) -> str:
@@ -162,8 +185,7 @@ def _check_output_apart(output: str, files: tuple[InputFile, ...], inputs: tuple
             raise PlanError(f"--output {output} holds the input file {file.path}; name a folder beside it")
 
 
-def _kept_columns(config: JobConfig, schema: pa.Schema) -> tuple[str, ...]:
-    fed = set(config.feed.values())
+def _kept_columns(config: JobConfig, schema: pa.Schema, fed: Sequence[str]) -> tuple[str, ...]:
     match config.keep:
         case None:
             return tuple(name for name in schema.names if name not in fed)

@@ -13,6 +13,7 @@ from engine.data.binding import FeedBinding
 from engine.data.ledger import Ledger
 from engine.data.source import SLICE_BYTES, cut_slices, open_parquet, read_row_groups, row_width
 from engine.model.infer import infer_tensor
+from engine.model.tensor import TensorSpec
 from engine.prepare import Job, find_changes, prepare
 from engine.run.plan import part_name
 from engine.run.schedule import SHARDS_PER_WORKER
@@ -51,7 +52,7 @@ class Preview:
     plan_id: str
     """Identity of the job."""
     model: str
-    """Model file."""
+    """Model, and whether it will be frozen first."""
     num_files: int
     """Input files."""
     input_bytes: int
@@ -101,7 +102,7 @@ def preview(config: JobConfig) -> Preview:
         num_done = 0 if changes else len(ledger.find_parts(job.part_names))
     return Preview(
         plan_id=job.plan.plan_id,
-        model=job.config.model,
+        model=_model_text(job),
         num_files=len(job.plan.files),
         input_bytes=sum(file.size_bytes for file in job.plan.files),
         num_shards=len(shards),
@@ -110,12 +111,23 @@ def preview(config: JobConfig) -> Preview:
         refusal=refusal,
         batch_rows=job.plan.batch_rows,
         feeds=tuple((f.column, str(job.read_schema.field(f.column).type), str(f.tensor)) for f in job.feeds),
-        fetches=tuple((str(infer_tensor(job.graph, name)), column) for name, column in job.config.fetch.items()),
+        fetches=tuple((str(_fetched(job, name)), column) for name, column in job.model.fetch.items()),
         kept=tuple((name, str(job.read_schema.field(name).type)) for name in job.keep),
         memory=measure_memory(job),
         output=job.config.output,
         parts=tuple(part_name(shards[i], len(shards)) for i in sorted({0, len(shards) - 1})),
     )
+
+
+def _model_text(job: Job) -> str:
+    known = job.model.known
+    return job.config.model if known.graph else f"{job.config.model} (a {known.found.kind}: frozen first, on a worker)"
+
+
+def _fetched(job: Job, name: str) -> TensorSpec:
+    """Return what the model's files tell of a fetched tensor."""
+    graph, known = job.model.known.graph, job.model.specs.get(name)
+    return known or (TensorSpec(name, None, None) if graph is None else infer_tensor(graph, name))
 
 
 def measure_memory(job: Job) -> DataInFlight:

@@ -20,6 +20,7 @@ HEIGHTS = {
     "engine.run": 3,
     "engine.view": 3,
     "engine.prepare": 4,
+    "engine.freezing": 4,
     "engine.preview": 5,
     "engine.job": 5,
     "jobs": 6,

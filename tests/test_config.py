@@ -37,6 +37,8 @@ def test_defaults() -> None:
         "cpus_per_actor": None,
         "shard_size": "auto",
         "limit": None,
+        "op_library": (),
+        "allow_op": (),
         "address": None,
         "overwrite": False,
     }
@@ -209,6 +211,8 @@ def test_flags_and_toml_give_the_same_config() -> None:
         input = ["a", "b"]
         output = "out"
         init_op = ["init"]
+        op_library = ["ops.so"]
+        allow_op = ["ReadFile", "PrintV2"]
         keep = ["id", "name"]
         batch_size = 32
         actors = 2
@@ -240,6 +244,8 @@ def test_flags_and_toml_give_the_same_config() -> None:
         "cpus_per_actor": "1",
         "shard_size": "1MiB",
         "limit": "7",
+        "op_library": "ops.so",
+        "allow_op": ("ReadFile", "PrintV2"),
         "address": "h:1",
         "overwrite": True,
         "feed": ("x=a", "y:1=b"),

@@ -38,7 +38,7 @@ def test_a_job_is_checked_and_planned(settings: dict[str, Any], tmp_path: Path) 
     assert job.plan.settings["model_sha256"] == hashlib.sha256(Path(settings["model"]).read_bytes()).hexdigest()
     assert [Path(file.path).name for file in job.plan.files] == ["f0.parquet", "f1.parquet", "f2.parquet", "f3.parquet"]
     assert job.part_names == {"part-00000-of-00001.parquet": 0}
-    assert job.random_operations == ()
+    assert job.model.random_operations == ()
     assert not (tmp_path / "out").exists()
 
 
@@ -172,8 +172,8 @@ def test_random_operations_are_noted(settings: dict[str, Any]) -> None:
         *linear(output="mean").node, node("noise", "RandomUniform"), node("prediction", "Add", "mean", "noise")
     )
     graphs.write(Path(settings["model"]), noisy)
-    assert prepared(settings).random_operations == ("noise (RandomUniform)",)
-    assert prepared(settings, fetch="mean=p").random_operations == ()
+    assert prepared(settings).model.random_operations == ("noise (RandomUniform)",)
+    assert prepared(settings, fetch="mean=p").model.random_operations == ()
 
 
 def test_a_tensor_fed_and_set_is_a_mistake(settings: dict[str, Any]) -> None:

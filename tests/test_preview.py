@@ -115,7 +115,7 @@ def start(settings: dict[str, Any], parts: int = 0) -> None:
     """Leave the output folder as an earlier run that was cut off would."""
     job = prepare(build_config(settings))
     ledger = Ledger(job.config.output)
-    claim_output(job, ledger, None)
+    claim_output(job, ledger, None, "ab")
     for name in list(job.part_names)[:parts]:
         (ledger.root / name).write_bytes(b"")
 

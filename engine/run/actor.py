@@ -81,7 +81,9 @@ class ScoringActor:
             # Ray has set the variable where the actor has a share; hiding the rest is the session's.
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if options.gpu_share else ""
             tensors, columns = [name for name, _ in spec.feeds], [name for name, _ in spec.fetches]
-            self._session = load_session(model.tobytes(), tensors, columns, spec.constants, spec.init_ops, options)
+            self._session = load_session(
+                model.tobytes(), tensors, columns, spec.constants, spec.init_ops, options, spec.op_libraries
+            )
             self._scorer = Scorer(spec, self._session)
             return LoadReport(
                 node=socket.gethostname(),

@@ -2,13 +2,37 @@
 
 import os
 import socket
+from dataclasses import dataclass
+from typing import Self
 
 import grpc
 
 from engine.errors import ClusterError
 
 CONNECT_SECONDS = 2.0
+LOCAL = "local"
 CURRENT_CLUSTER_FILE = "/tmp/ray/ray_current_cluster"
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterAddress:
+    """Where a Ray cluster is: given, else RAY_ADDRESS, else a new one on this machine."""
+
+    uri: str
+    """HOST:PORT, auto or local."""
+    where: str
+    """What the user typed, for messages."""
+
+    @classmethod
+    def find(cls, given: str | None) -> Self:
+        """Return the address that `given` and the environment name."""
+        uri = given or os.environ.get("RAY_ADDRESS") or LOCAL
+        return cls(uri, f"--address {given}" if given else f"RAY_ADDRESS={uri}")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the cluster is this one machine's own, to which no node will be added."""
+        return self.uri == LOCAL
 
 
 def check_address(address: str, where: str) -> None:

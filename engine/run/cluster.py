@@ -6,10 +6,9 @@ Start at `Cluster` and `run_shards`.
 
 import contextlib
 import logging
-import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -18,10 +17,10 @@ import numpy as np
 import ray
 import ray.exceptions
 
-from engine.errors import ClusterError, EngineError, JobFailedError, JobInterrupted
+from engine.errors import ClusterError, EngineError, JobFailedError, JobInterrupted, WorkerLostError
 from engine.model.session import SessionOptions
 from engine.run.actor import LoadReport, ScoringActor
-from engine.run.address import check_address
+from engine.run.address import ClusterAddress, check_address
 from engine.run.interrupt import deferred_interrupts, handlers_kept
 from engine.run.outcome import PoolRun, Watcher
 from engine.run.plan import Shard
@@ -54,8 +53,7 @@ class Cluster:
 
     def __init__(self, address: str | None) -> None:
         """Remember where to connect: `address`, else RAY_ADDRESS, else a new cluster on this machine."""
-        self._address = address or os.environ.get("RAY_ADDRESS") or "local"
-        self._where = f"--address {address}" if address else f"RAY_ADDRESS={self._address}"
+        self._address = ClusterAddress.find(address)
         self._is_mine = False
         self.start_seconds = 0.0
         """Seconds that it took to start or join."""
@@ -63,7 +61,7 @@ class Cluster:
     @property
     def is_local(self) -> bool:
         """Whether the cluster is this one machine's own, to which no node will be added."""
-        return self._address == "local"
+        return self._address.is_local
 
     def check_address(self) -> None:
         """Find out within seconds whether there is a cluster at all; Ray itself would try for 20 s, or for ever.
@@ -72,7 +70,7 @@ class Cluster:
             ClusterError: if no Ray cluster answers there.
         """
         if not self.is_local and not ray.is_initialized():
-            check_address(self._address, self._where)
+            check_address(self._address.uri, self._address.where)
 
     def __enter__(self) -> Self:
         """Start or join the cluster.
@@ -94,23 +92,22 @@ class Cluster:
             except JobInterrupted:
                 ray.shutdown()
                 raise
-        self._is_mine = True
-        self.start_seconds = time.monotonic() - started
+        self._is_mine, self.start_seconds = True, time.monotonic() - started
         return self
 
     def _init(self, options: dict[str, Any]) -> None:
         try:
             with handlers_kept():
-                ray.init(self._address, log_to_driver=False, logging_level=logging.ERROR, **options)
+                ray.init(self._address.uri, log_to_driver=False, logging_level=logging.ERROR, **options)
         except SystemExit as error:  # what Ray's own SIGTERM handler raises
             raise JobInterrupted("interrupted while Ray was starting; rerun to resume") from error
         except ray.exceptions.AuthenticationError as error:
             raise ClusterError(
-                f"{self._where}: the cluster asks for a token: set RAY_AUTH_MODE=token and give the "
+                f"{self._address.where}: the cluster asks for a token: set RAY_AUTH_MODE=token and give the "
                 f"cluster's token as its operator tells ({error})"
             ) from error
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-            raise ClusterError(f"{self._where}: cannot use this Ray cluster: {error}") from error
+            raise ClusterError(f"{self._address.where}: cannot use this Ray cluster: {error}") from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -118,6 +115,27 @@ class Cluster:
         """Leave the cluster; a local one ends."""
         if self._is_mine:
             ray.shutdown()
+
+    def call(self, function: Callable[[Any], Any], argument: Any, on_tick: Callable[[], None]) -> Any:
+        """Call `function` in a worker process of its own, which ends with it.
+
+        Raises:
+            WorkerLostError: if the process died, or none was free in the time that an actor may take to start.
+        """
+        remote: Any = ray.remote(num_cpus=1, max_retries=0, max_calls=1)(function)
+        ref = remote.remote(argument)
+        deadline = time.monotonic() + READY_SECONDS
+        with deferred_interrupts() as check_interrupts:
+            while not ray.wait([ref], timeout=TICK_SECONDS)[0]:
+                on_tick()
+                check_interrupts()
+                if time.monotonic() > deadline:
+                    ray.cancel(ref, force=True)
+                    raise WorkerLostError(f"nothing came back in {READY_SECONDS:.0f} s; free: {_free_resources()}")
+        try:
+            return ray.get(ref)
+        except ray.exceptions.RayError as error:
+            raise WorkerLostError(_reason(error)) from error
 
     def nodes(self) -> list[NodeSize]:
         """Return what each living node offers."""
@@ -165,7 +183,6 @@ class _Driver:
         self._scheduler = Scheduler(self._shards, pool.num_actors)
         self._actors: dict[int, Any] = {}
         self._calls: dict[Any, _Call] = {}
-        self._sessions: dict[int, tuple[int, float]] = {}  # batches halved and seconds busy, by worker
         self._is_over = False
         self._first_assigned: float | None = None
         self._started = self._waiting_since = time.monotonic()
@@ -180,8 +197,6 @@ class _Driver:
                 check_interrupts()
         self.outcome.num_attempts = self._scheduler.attempts
         self.outcome.actors_lost = self._scheduler.workers_lost
-        self.outcome.batches_halved = sum(halved for halved, _ in self._sessions.values())
-        self.outcome.busy_seconds = sum(busy for _, busy in self._sessions.values())
 
     def _step(self) -> None:
         ready: list[Any] = []
@@ -229,9 +244,7 @@ class _Driver:
             return self._loaded(call.worker_id, value)
         if isinstance(value, EngineError):
             return ShardFailed(call.worker_id, call.shard_id, value)
-        self.outcome.results[call.shard_id] = value
-        halved, busy = self._sessions.get(call.worker_id, (0, 0.0))
-        self._sessions[call.worker_id] = max(halved, value.batches_halved), max(busy, value.busy_seconds)
+        self.outcome.keep(call.worker_id, value)
         self.outcome.attempts[call.shard_id] = self._scheduler.attempts_of(call.shard_id)
         self.outcome.scoring_seconds = time.monotonic() - (self._first_assigned or self._started)
         self._watcher.on_result(value)
@@ -246,23 +259,15 @@ class _Driver:
                 self._watcher.on_loaded(value)
             except EngineError as error:
                 return LoadFailed(worker_id, error)
-        first = (self.outcome.reports or [value])[0]
-        if not value.schema.equals(first.schema):
-            return LoadFailed(
-                worker_id,
-                ClusterError(
-                    f"node {value.node} would write the schema {value.schema}, node {first.node} {first.schema}; "
-                    "fetch tensors of one shape"
-                ),
-            )
-        self.outcome.reports.append(value)
+        odd = self.outcome.accept(value)
+        if odd is not None:
+            return LoadFailed(worker_id, odd)
         return WorkerReady(worker_id)
 
     def _lose(self, worker_id: int, error: Exception) -> Event:
         self._calls = {ref: call for ref, call in self._calls.items() if call.worker_id != worker_id}
         ray.kill(self._actors.pop(worker_id), no_restart=True)
-        reason = str(error).strip().splitlines()
-        return WorkerLost(worker_id, f"{type(error).__name__}: {' '.join(line.strip() for line in reason)[:600]}")
+        return WorkerLost(worker_id, _reason(error))
 
     def _check_deadline(self) -> None:
         """End a run in which no actor gets ready."""
@@ -270,16 +275,14 @@ class _Driver:
             self._waiting_since = time.monotonic()
             return
         waited = time.monotonic() - self._waiting_since
+        asked = f"asked were {self._pool}, the cluster has free"
         if waited > NOTICE_SECONDS and not self._was_noticed:
             self._was_noticed = True
-            what = f"no actor is ready after {waited:.0f} s, asked are {self._pool}"
-            self._watcher.on_notice(f"{what}; the cluster has still free: {_free_resources()}")
+            self._watcher.on_notice(f"no actor is ready after {waited:.0f} s: {asked} {_free_resources()}")
         if waited > READY_SECONDS:
             self._is_over = True
-            self.outcome.error = ClusterError(
-                f"no actor got ready within {READY_SECONDS:.0f} s: asked were {self._pool}, the cluster has free: "
-                f"{_free_resources()}"
-            )
+            reason = f"no actor got ready within {READY_SECONDS:.0f} s: {asked} {_free_resources()}"
+            self.outcome.error = ClusterError(reason)
 
     def close(self) -> None:
         for actor in self._actors.values():
@@ -290,3 +293,8 @@ class _Driver:
 def _free_resources() -> str:
     free = ray.available_resources()
     return ", ".join(f"{free.get(name, 0):g} {name}" for name in ("CPU", "GPU"))
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    return f"{type(error).__name__}: {' '.join(lines)[:600]}"

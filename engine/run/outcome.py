@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from engine.errors import EngineError
+from engine.errors import ClusterError, EngineError
 from engine.run.actor import LoadReport
 from engine.run.shard import ShardResult
 
@@ -28,12 +28,37 @@ class PoolRun:
     """Seconds from the first actor asked for to the first ready."""
     scoring_seconds: float = 0.0
     """Seconds from the first shard given to a loaded actor to the last commit."""
-    batches_halved: int = 0
-    """Batches halved because a device ran out of memory."""
-    busy_seconds: float = 0.0
-    """Seconds that the actors' sessions were computing, added up."""
+    sessions: dict[int, tuple[int, float]] = field(default_factory=dict)
+    """Batches halved and seconds of computing so far, by worker."""
     error: EngineError | None = None
     """First cause, if the job cannot go on."""
+
+    @property
+    def batches_halved(self) -> int:
+        """Batches halved because a device ran out of memory."""
+        return sum(halved for halved, _ in self.sessions.values())
+
+    @property
+    def busy_seconds(self) -> float:
+        """Seconds that the actors' sessions were computing, added up."""
+        return sum(busy for _, busy in self.sessions.values())
+
+    def keep(self, worker_id: int, result: ShardResult) -> None:
+        """Keep the result of a shard, and what it tells of its actor's session."""
+        self.results[result.shard_id] = result
+        halved, busy = self.sessions.get(worker_id, (0, 0.0))
+        self.sessions[worker_id] = max(halved, result.batches_halved), max(busy, result.busy_seconds)
+
+    def accept(self, report: LoadReport) -> ClusterError | None:
+        """Keep the report of an actor; return the reason instead where it would write another schema than the first."""
+        first = (self.reports or [report])[0]
+        if report.schema.equals(first.schema):
+            self.reports.append(report)
+            return None
+        return ClusterError(
+            f"node {report.node} would write the schema {report.schema}, node {first.node} {first.schema}; "
+            "fetch tensors of one shape"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,8 @@ class ScoringSpec:
     """Values fed with every batch, by tensor name."""
     init_ops: tuple[str, ...]
     """Operations run once after loading."""
+    op_libraries: tuple[str, ...]
+    """Libraries of custom operations, loaded first."""
     read_schema: pa.Schema
     """Input columns to read, fed and kept, with the types of the first input file."""
     keep: tuple[str, ...]
@@ -128,6 +130,7 @@ class Scorer:
         columns = dict(spec.feeds)
         self._feeds = [bind_feed(spec.read_schema.field(columns[t.name]), t) for t in session.inputs]
         self._fixed_rows = next((feed.fixed_rows for feed in self._feeds if feed.fixed_rows is not None), None)
+        self._batch_rows = self._fixed_rows or spec.batch_rows  # a worker may have frozen a batch axis that is fixed
         tensors = self._observe(session.outputs)
         self._outputs = [bind_output(t, name) for t, (_, name) in zip(tensors, spec.fetches, strict=True)]
         self.schema = output_schema(spec, self._outputs)
@@ -135,12 +138,12 @@ class Scorer:
 
     def _observe(self, tensors: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
         is_open = any(tensor.shape is None or None in tensor.shape[1:] for tensor in tensors)
-        slices = (read_slices(piece, self._spec.read_schema, self._spec.batch_rows) for piece in self._spec.samples)
+        slices = (read_slices(piece, self._spec.read_schema, self._batch_rows) for piece in self._spec.samples)
         sample = next(itertools.chain.from_iterable(slices), None)
         if sample is None:
             return tensors
         # Two batches of different size: an extent that follows the data or the batch shows as a difference.
-        sizes = [min(PROBE_ROWS, len(sample.table), self._spec.batch_rows), 1][: 1 + is_open]
+        sizes = [min(PROBE_ROWS, len(sample.table), self._batch_rows), 1][: 1 + is_open]
         try:
             feeds = self._bind(replace(sample, table=sample.table.slice(0, PROBE_ROWS)))
             runs = [(rows, self._run(feeds, 0, rows)) for rows in sizes]
@@ -173,7 +176,7 @@ class Scorer:
         rows = 0
         with PartWriter(path, self.schema, _dictionary_columns(self.schema, self._spec.keep)) as part:
             for piece in shard.pieces:
-                for read in read_slices(piece, self._spec.read_schema, self._spec.batch_rows):
+                for read in read_slices(piece, self._spec.read_schema, self._batch_rows):
                     timer.end("read")
                     part.write(self._score_slice(read, timer))
                     rows += len(read.table)
@@ -199,7 +202,7 @@ class Scorer:
         return bool(read_part_facts(part)["plan_id"] == self._spec.plan_id)
 
     def _score_slice(self, read: Slice, timer: PhaseTimer) -> pa.Table:
-        num_rows, step = len(read.table), self._spec.batch_rows
+        num_rows, step = len(read.table), self._batch_rows
         try:
             feeds = self._bind(read)
             timer.end("bind")

@@ -11,6 +11,8 @@ class Summary:
 
     plan_id: str
     """Plan that the output belongs to."""
+    model_sha256: str
+    """Hash of the frozen graph that the rows were scored with."""
     output: str
     """Output folder."""
     rows_in: int

@@ -338,4 +338,4 @@ def test_a_verb_s_own_module_takes_the_same_words(module: Any, capsys: pytest.Ca
 def test_describe_a_model_of_another_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     graphs.write(tmp_path / "m.pb", graphs.linear())
     assert run(app, ["describe", str(tmp_path)]) == 2
-    assert f"--model {tmp_path}: expected a frozen graph (.pb), found a folder" in capsys.readouterr().err
+    assert f"{tmp_path}: a folder that is neither a SavedModel nor holds a checkpoint" in capsys.readouterr().err

@@ -38,7 +38,7 @@ def world(model: str, inputs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "text.pb").write_text('node {\n  name: "inputs"\n}')
     (tmp_path / "page.pb").write_text("<!DOCTYPE html>")
     (tmp_path / "saved").mkdir()
-    (tmp_path / "saved" / "saved_model.pb").write_bytes(b"\x08\x01\x12\x00")
+    (tmp_path / "saved" / "saved_model.pb").write_bytes(b"\x08\x01")
     rows = np.arange(5)
     columns = {
         "text": pa.array([str(i) for i in rows]),
@@ -76,10 +76,10 @@ def command(verb: str, world: Path, changes: dict[str, Any]) -> list[str]:
 
 MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "missing model": ({"--model": "{w}/modle.pb"}, ["--model {w}/modle.pb: no such file", "dropout.pb, model.pb"]),
-    "model is text": ({"--model": "{w}/text.pb"}, ["--model {w}/text.pb", "expected a frozen graph", "as text"]),
-    "model is a page": ({"--model": "{w}/page.pb"}, ["--model {w}/page.pb", "an HTML page"]),
-    "model is a folder": ({"--model": "{w}/in"}, ["--model {w}/in", "a folder, not a file"]),
-    "model is a SavedModel": ({"--model": "{w}/saved"}, ["--model {w}/saved", "a SavedModel folder", "freeze it"]),
+    "model is text": ({"--model": "{w}/text.pb"}, ["--model {w}/text.pb", "lack a name or an operation"]),
+    "model is a page": ({"--model": "{w}/page.pb"}, ["--model {w}/page.pb", "an HTML or XML page"]),
+    "model is a folder": ({"--model": "{w}/in"}, ["--model {w}/in", "neither a SavedModel nor holds a checkpoint"]),
+    "model is a SavedModel": ({"--model": "{w}/saved"}, ["--model {w}/saved", "a SavedModel without any graph"]),
     "model has variables": ({"--model": "{w}/unfrozen.pb"}, ["{w}/unfrozen.pb", "(w, VariableV2)", "freeze it"]),
     "feed is not there": ({"--feed": "input:0=inputs"}, ["no tensor input:0", "did you mean inputs:0?"]),
     "fetch is not there": ({"--fetch": "predicton=p"}, ["no tensor predicton:0", "did you mean prediction:0?"]),

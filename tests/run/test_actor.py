@@ -18,6 +18,7 @@ from engine.job import claim_output, scoring_spec
 from engine.model.session import SessionOptions
 from engine.prepare import Job, prepare
 from engine.run.actor import LoadReport, ScoringActor
+from engine.run.freezing import scored_model
 from engine.run.shard import ShardResult
 
 pytestmark = pytest.mark.tf
@@ -30,14 +31,15 @@ def job(model: str, inputs: str, tmp_path: Path) -> Job:
 
 def started(settings: dict[str, object]) -> Job:
     job = prepare(build_config({"shard_size": 4000, **settings}))
-    claim_output(job, Ledger(job.config.output), None)
+    claim_output(job, Ledger(job.config.output), None, "ab")
     return job
 
 
-def load(job: Job, **changes: object) -> tuple[ScoringActor, LoadReport | EngineError]:
-    actor = ScoringActor()
-    spec = replace(scoring_spec(job), **changes)
-    return actor, actor.load(spec, np.frombuffer(job.graph.data, np.uint8), SessionOptions())
+def load(job: Job, data: bytes = b"", **changes: object) -> tuple[ScoringActor, LoadReport | EngineError]:
+    actor, model = ScoringActor(), scored_model(job.model, job.config.set)
+    assert model is not None
+    spec = replace(scoring_spec(job, model), **changes)
+    return actor, actor.load(spec, np.frombuffer(data or model.data, np.uint8), SessionOptions())
 
 
 def loaded(job: Job) -> ScoringActor:
@@ -87,8 +89,7 @@ def test_an_input_that_this_node_does_not_mount(job: Job) -> None:
 
 
 def test_a_model_that_cannot_be_loaded_is_a_value_not_an_exception(job: Job) -> None:
-    actor = ScoringActor()
-    error = actor.load(scoring_spec(job), np.frombuffer(b"\x0a\xff\xff", np.uint8), SessionOptions())
+    actor, error = load(job, b"\x0a\xff\xff")
     assert isinstance(error, GraphError)
     result = actor.score(job.plan.shards[0])
     assert isinstance(result, JobFailedError)

@@ -16,6 +16,7 @@ from engine.view.tables import bytes_text, command_to_paste, print_description, 
 LONG = "/data/" + "a-rather-long-folder-name/" * 12 + "model.pb"
 
 SUMMARY = Summary(
+    model_sha256="ab" * 32,
     plan_id="0123abcd",
     output=LONG,
     rows_in=1_234_567,
