@@ -5,7 +5,7 @@ READY := .venv/ready
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --no-annotate --custom-compile-command "make lock" pyproject.toml
 
-.PHONY: setup demo check fast test lock clean
+.PHONY: setup demo check fast test soak lock clean
 
 setup: $(READY)
 
@@ -30,6 +30,9 @@ fast: $(READY)
 
 test: $(READY)
 	$(BIN)/pytest -m "not gpu"
+
+soak: $(READY)
+	$(BIN)/python tests/model/fuzz.py 300 1
 
 lock: $(READY)
 	$(LOCK) --output-file requirements.lock

@@ -1,6 +1,6 @@
 """Freezes a model to a file, for `icefloe freeze`: rows of a Parquet sample to compare on, and files written whole.
 
-Start at `freeze_to_file`.
+Start at `freeze_to_file`; `write_frozen` is for a session that was frozen in Python.
 """
 
 from collections.abc import Mapping
@@ -55,6 +55,8 @@ def freeze_to_file(
         StorageError: if a file cannot be written.
     """
     check_place(destination)
+    if sample is not None and not Path(sample.path).is_file():
+        raise ConfigError(f"--sample {sample.path}: no such file")
     # TensorFlow takes 3 s to import; what can be told before it is told first.
     from engine.model.freeze import freeze, open_source
 
@@ -62,6 +64,18 @@ def freeze_to_file(
         plan = plan_freeze(meta, options)
         rows = None if sample is None else read_sample(sample, plan)
         frozen = freeze(plan, rows, reference=reference)
+    write_frozen(destination, frozen)
+    return frozen
+
+
+def write_frozen(destination: str, frozen: "FrozenModel") -> None:
+    """Write a frozen graph, and its ports beside it, each whole or not at all.
+
+    Raises:
+        GraphError: if a file that is not ours would be lost.
+        StorageError: if a file cannot be written.
+    """
+    check_place(destination)
     try:
         Path(destination).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -71,7 +85,6 @@ def freeze_to_file(
     # Ports come first: beside an older graph of this name they are told by their hash not to be its own.
     write_whole(sidecar_path(destination), sidecar_bytes(frozen.data, ports, remarks))
     write_whole(Path(destination), frozen.data)
-    return frozen
 
 
 def read_sample(sample: Sample, plan: FreezePlan) -> dict[str, npt.NDArray[Any]]:
@@ -92,7 +105,7 @@ def read_sample(sample: Sample, plan: FreezePlan) -> dict[str, npt.NDArray[Any]]
         missing = [f"{name}={columns[name]}" for name in specs if columns[name] not in names]
         if missing:
             raise SchemaError(
-                f"--sample {sample.path} lacks the column for {', '.join(missing)}; its columns are {', '.join(names)}; "
+                f"--sample {sample.path} lacks the column for {', '.join(missing)}; it has {', '.join(names)}; "
                 "name them with --feed TENSOR=COLUMN, or give constants with --set"
             )
         batches = file.iter_batches(SAMPLE_ROWS, columns=sorted({columns[name] for name in specs}))

@@ -50,6 +50,8 @@ def _score(config: JobConfig, view: ProgressView, started: float) -> Summary:
         ledger.check_sizes(manifest)
         return summarise(job, ledger, manifest, PoolRun(), time.monotonic() - started)
     view.start(len(job.part_names), len(done or ()))
+    if job.model.known.remark:
+        view.notice(job.model.known.remark)
     try:
         run = run_missing(job, ledger, done, view)
     finally:

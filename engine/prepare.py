@@ -149,10 +149,13 @@ def _bind_model(config: JobConfig, given: Collection[str]) -> BoundModel:
         allow_ops=config.allow_op,
         op_libraries=config.op_library,
     )
+    remark = ""
     try:
-        bound = bind_model(read_model(config.model), request)
+        known = read_model(config.model)
+        remark = f"; {known.remark}" if known.remark else ""
+        bound = bind_model(known, request)
     except GraphError as error:
-        raise GraphError(f"--model {error}") from error
+        raise GraphError(f"--model {error}{remark}") from error
     for name, value in config.set.items():
         if name in bound.specs:
             read_constant(value, bound.specs[name])

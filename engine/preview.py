@@ -121,6 +121,8 @@ def preview(config: JobConfig) -> Preview:
 
 def _model_text(job: Job) -> str:
     known = job.model.known
+    if known.remark:
+        return f"{job.config.model} ({known.remark})"
     return job.config.model if known.graph else f"{job.config.model} (a {known.found.kind}: frozen first, on a worker)"
 
 

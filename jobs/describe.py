@@ -1,4 +1,4 @@
-"""`icefloe describe`: what a frozen graph holds, without TensorFlow."""
+"""`icefloe describe`: what a model is, what ails it and what to type, without TensorFlow."""
 
 import dataclasses
 import sys
@@ -8,24 +8,44 @@ from cyclopts import Parameter
 
 from jobs.command_line import new_app, print_json, run_app
 
+MODEL = (
+    "Frozen graph (.pb, .pbtxt), checkpoint (prefix, any of its files, folder), MetaGraph, SavedModel or Keras file."
+)
+LOAD = "Ask TensorFlow for true dtypes and shapes, and count the multiply-adds of a row."
+TENSORBOARD = "Folder to write the graph to, without its weights, for TensorBoard."
+
 
 def describe(
-    model: str,
+    model: Annotated[str, Parameter(help=MODEL)],
     /,
     *,
+    load: Annotated[bool, Parameter(help=LOAD, negative="", show_default=False)] = False,
+    tensorboard: Annotated[str | None, Parameter(help=TENSORBOARD, show_default=False)] = None,
     json: Annotated[bool, Parameter(help="Print it as JSON.", negative="", show_default=False)] = False,
 ) -> None:
-    """Show inputs, outputs, dtypes, shapes, parameters and size of a model, and a command to paste."""
-    from engine.model.describe import describe_graph
-    from engine.model.graphdef import read_graph
-    from engine.view.tables import command_to_paste, print_description
+    """Show what a model is: ports, weights, operations, what stands in the way of scoring, and a command to paste."""
+    from engine.model.describe import describe_model, open_model
+    from engine.view.commands import command_to_paste
+    from engine.view.description import print_description
 
-    description = describe_graph(read_graph(model))
+    opened = open_model(model)
+    description = describe_model(opened)
+    if tensorboard is not None:
+        from engine.model.tensorboard_log import write_graph_log
+
+        write_graph_log(opened.graph, tensorboard)
+        sys.stderr.write(f"the graph is in {tensorboard}; tensorboard --logdir shows it\n")
+    if load:
+        from engine.model.cost import load_graph
+        from jobs.native_logs import quiet_tensorflow
+
+        with quiet_tensorflow():
+            loaded = load_graph(opened.graph, description)
+        description = dataclasses.replace(description, loaded=loaded)
     if json:
-        document = {**dataclasses.asdict(description), "command": command_to_paste(model, description)}
-        print_json(document)
+        print_json({**dataclasses.asdict(description), "command": command_to_paste(description)})
     else:
-        print_description(model, description, sys.stdout)
+        print_description(description, sys.stdout)
 
 
 app = new_app()

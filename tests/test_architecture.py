@@ -72,7 +72,8 @@ def test_ray_is_imported_in_its_rooms_alone() -> None:
 
 
 def test_tensorflow_is_imported_in_its_rooms_alone() -> None:
-    assert importers("tensorflow") == TENSORFLOW_ROOMS
+    assert "engine.model.session" in importers("tensorflow")
+    assert importers("tensorflow") <= TENSORFLOW_ROOMS
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)

@@ -6,24 +6,28 @@ Beside `session.py` the only room that imports TensorFlow, and only when called.
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
-
 from engine.errors import GraphError
-from engine.model.audit import audit_everything, check_audit
+from engine.model.audit import audit_everything, audit_graph, check_audit
 from engine.model.closure import split_tensor
-from engine.model.filetype import ModelKind, checkpoint_files, locate_model
-from engine.model.freeze_plan import SAVER_OPERATIONS
+from engine.model.filetype import ModelKind, locate_model
+from engine.model.loading import one_line, refused_at_load, translated
 from engine.model.metagraph import DEFAULT_SIGNATURE, MetaGraph, read_meta_graph
+from engine.model.restoring import fill_variables
 from engine.model.session import import_tensorflow
 
-Array = npt.NDArray[Any]
+# What savers are made of; they write and read the files of checkpoints.
+SAVER_OPERATIONS = (
+    *("Save", "SaveSlices", "SaveV2", "MergeV2Checkpoints"),
+    *("Restore", "RestoreSlice", "RestoreV2"),
+)
+SAVER_SCOPE = re.compile(r"(^|/)save(_\d+)?/")
 
 
 @dataclass(slots=True)
@@ -37,7 +41,7 @@ class RestoredModel:
     outputs: Mapping[str, str] = field(default_factory=dict)
     """Tensor of each output, by the name under which it was saved."""
     saver: Any = None
-    """The `tf.compat.v1.train.Saver` that the variables came back by."""
+    """The `tf.compat.v1.train.Saver` that the variables came back by; None for a graph without any."""
 
     @property
     def graph(self) -> Any:
@@ -53,15 +57,24 @@ class RestoredModel:
 
         Returns:
             An array, or a list of them where `fetches` is one.
+
+        Raises:
+            GraphError: if the graph lacks a tensor, or cannot run.
+            DataError: if it refuses these values.
         """
-        values = {_tensor(name, self.inputs): value for name, value in feeds.items()}
-        if isinstance(fetches, str):
-            return self.session.run(_tensor(fetches, self.outputs), values)
-        return self.session.run([_tensor(name, self.outputs) for name in fetches], values)
+        values = {self._find(name, self.inputs): value for name, value in feeds.items()}
+        names = [fetches] if isinstance(fetches, str) else list(fetches)
+        tensors = [self._find(name, self.outputs) for name in names]
+        with translated(import_tensorflow(gpu_share=0)):
+            found = self.session.run(tensors, values)
+        return found[0] if isinstance(fetches, str) else found
 
     def save(self, prefix: str) -> str:
         """Save the variables as they are now; return the prefix."""
         return save_checkpoint(self.session, prefix, self.inputs, self.outputs, self.saver)
+
+    def _find(self, name: str, ports: Mapping[str, str]) -> Any:
+        return _find_tensor(self.graph, ports.get(name) or ports.get(name.removesuffix(":0")) or name)
 
     def __enter__(self) -> Self:
         """Return the model; leaving the context closes its session."""
@@ -74,15 +87,11 @@ class RestoredModel:
         self.session.close()
 
 
-def _tensor(name: str, ports: Mapping[str, str]) -> str:
-    return ports.get(name) or ports.get(name.removesuffix(":0")) or (name if ":" in name else f"{name}:0")
-
-
 def save_checkpoint(
     session: Any,
     prefix: str,
-    inputs: Sequence[str] | Mapping[str, Any] = (),
-    outputs: Sequence[str] | Mapping[str, Any] = (),
+    inputs: Sequence[Any] | Mapping[str, Any] = (),
+    outputs: Sequence[Any] | Mapping[str, Any] = (),
     saver: Any = None,
 ) -> str:
     """Save the variables of a session as `PREFIX.index` and `.data-...`, and its graph as `PREFIX.meta`.
@@ -90,8 +99,8 @@ def save_checkpoint(
     Args:
         session: a `tf.compat.v1.Session`.
         prefix: path without ending; its folder is made.
-        inputs: tensors that the model takes, found again by name: names, or tensors (or their names) by a name of
-            your choice. They are kept in the meta graph as its signature.
+        inputs: tensors that the model takes, found again by name: tensors (or their names), or such by a name of your
+            choice. They are kept in the meta graph as its signature.
         outputs: tensors that it gives, likewise.
         saver: the saver to use; without one, all variables are saved, and operations for it are added to the graph.
 
@@ -110,7 +119,7 @@ def save_checkpoint(
             saver = saver or tf.compat.v1.train.Saver()
             saver.save(session, prefix, write_meta_graph=False)
         except (ValueError, RuntimeError, tf.errors.OpError) as error:
-            raise GraphError(f"{prefix}: cannot save this session: {error}") from error
+            raise GraphError(f"{prefix}: cannot save this session: {one_line(str(error))}") from error
         meta = saver.export_meta_graph()
     infos = [{name: tf.compat.v1.saved_model.build_tensor_info(each) for name, each in port.items()} for port in ports]
     if any(infos):
@@ -122,16 +131,19 @@ def save_checkpoint(
     return prefix
 
 
-def _named_tensors(graph: Any, names: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
-    pairs = names.items() if isinstance(names, Mapping) else [(split_tensor(name)[0], name) for name in names]
-    found = {}
-    for name, given in pairs:
-        try:
-            tensor = given if not isinstance(given, str) else given if ":" in given else f"{given}:0"
-            found[str(name)] = graph.as_graph_element(tensor, allow_tensor=True, allow_operation=False)
-        except (KeyError, ValueError, TypeError) as error:
-            raise GraphError(f"the session's graph has no tensor {given}") from error
-    return found
+def _named_tensors(graph: Any, names: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(names, Mapping):
+        return {str(name): _find_tensor(graph, given) for name, given in names.items()}
+    return {split_tensor(getattr(each, "name", each))[0]: _find_tensor(graph, each) for each in names}
+
+
+def _find_tensor(graph: Any, given: Any) -> Any:
+    """Return a tensor of the graph by its name, whose `:0` may be left out, or as it is."""
+    name = f"{given}:0" if isinstance(given, str) and ":" not in given else given
+    try:
+        return graph.as_graph_element(name, allow_tensor=True, allow_operation=False)
+    except (KeyError, ValueError, TypeError) as error:
+        raise GraphError(f"the session's graph has no tensor {given}") from error
 
 
 def restore_checkpoint(path: str, allow_ops: Sequence[str] = ()) -> RestoredModel:
@@ -145,147 +157,40 @@ def restore_checkpoint(path: str, allow_ops: Sequence[str] = ()) -> RestoredMode
         GraphError: if it is no checkpoint, if a part is missing or damaged, or if its graph reaches outside.
     """
     found = locate_model(path)
-    if found.kind is not ModelKind.CHECKPOINT:
+    if found.kind not in (ModelKind.CHECKPOINT, ModelKind.META_GRAPH):
         raise GraphError(f"{path}: expected a checkpoint, found a {found.kind}")
     meta = read_meta_graph(found)
-    check_audit(path, audit_everything(meta.graph_def), (*SAVER_OPERATIONS, *allow_ops), has_library=False)
+    if not meta.prefix:
+        raise GraphError(f"{path}: a graph without values; copy the checkpoint's other files beside it")
+    _audit(meta, allow_ops)
     tf = import_tensorflow(gpu_share=0)
     message = tf.compat.v1.MetaGraphDef.FromString(meta.meta.SerializeToString())
-    if not message.meta_info_def.tensorflow_version[:1].isdigit() or "head" in message.meta_info_def.tensorflow_version:
-        message.meta_info_def.tensorflow_version = ""  # "0.12.head" is no version, and import_meta_graph refuses it
-    graph = tf.Graph()
-    session = tf.compat.v1.Session(graph=graph)
-    with graph.as_default():
-        try:
+    # The version of who wrote it decides nothing here, and one that is none, "0.12.head", would be refused.
+    message.meta_info_def.tensorflow_version = ""
+    if message.HasField("saver_def"):
+        message.saver_def.max_to_keep = 0  # else the sixth save would delete the first
+    session = tf.compat.v1.Session(graph=tf.Graph())
+    with contextlib.ExitStack() as undo:
+        undo.callback(session.close)
+        with refused_at_load(), translated(tf, path), session.graph.as_default():
             saver = tf.compat.v1.train.import_meta_graph(message, clear_devices=True)
-        except (ValueError, KeyError, TypeError, tf.errors.OpError) as error:
-            raise GraphError(f"{path}: TensorFlow cannot load the graph of this checkpoint: {error}") from error
-        fill_variables(tf, session, meta)
+            fill_variables(tf, session, meta)
+        undo.pop_all()
     signature = meta.signature(None)
     ports = [{name: str(info.name) for name, info in each.items()} for each in (signature.inputs, signature.outputs)]
     return RestoredModel(session, ports[0], ports[1], saver)
 
 
-def fill_variables(tf: Any, session: Any, meta: MetaGraph) -> None:
-    """Fill a session's variables from the checkpoint of `meta`, whose graph it holds.
-
-    Raises:
-        GraphError: saying which file or variable is missing or wrong.
-    """
-    if not meta.prefix:
-        return
-    files = checkpoint_files(meta.prefix)
-    _check_shards(meta, files)
-    with _restoring(tf, meta):
-        if meta.meta.saver_def.restore_op_name:
-            is_sharded_v1 = not files[0].endswith(".index") and files[0] != meta.prefix
-            # V1 shards are found by a pattern, all other kinds by their prefix.
-            name = f"{meta.prefix}-?????-of-{files[0][-5:]}" if is_sharded_v1 else meta.prefix
-            saver = meta.meta.saver_def
-            session.run(saver.restore_op_name, {saver.filename_tensor_name: name})
-        else:
-            reader = tf.train.load_checkpoint(meta.prefix)
-            names = set(reader.get_variable_to_shape_map())
-            variables = [node.name for node in session.graph.as_graph_def().node if node.name in names]
-            assign_variables(tf, session, {name: reader.get_tensor(name) for name in variables})
-
-
-def _check_shards(meta: MetaGraph, files: Sequence[str]) -> None:
-    """Check that all files of a checkpoint in several are there, which their names tell."""
-    shards = [file for file in files if file[-9:-5] == "-of-"]
-    expected = int(shards[0][-5:]) if shards else int(bool(files) and files[0].endswith(".index"))
-    if len(shards) != expected:
-        name = f"{meta.prefix}.data-00000-of-?????" if not shards else f"{expected - len(shards)} of {expected} files"
-        raise GraphError(f"{meta.given}: a part of this checkpoint is missing ({name}); copy all of its files")
-
-
-def assign_variables(tf: Any, session: Any, values: Mapping[str, Array]) -> None:
-    """Set variables of a session's graph, of any kind, by name."""
-    graph = session.graph
-    feeds, assigns = {}, []
-    with graph.as_default():
-        for name, value in values.items():
-            node = graph.get_operation_by_name(name)
-            is_resource = node.type == "VarHandleOp"
-            dtype = node.get_attr("dtype")
-            holder = tf.compat.v1.placeholder(dtype)
-            feeds[holder] = np.asarray(value)
-            if is_resource:
-                assigns.append(tf.raw_ops.AssignVariableOp(resource=node.outputs[0], value=holder))
-            else:
-                assigns.append(tf.raw_ops.Assign(ref=node.outputs[0], value=holder, validate_shape=False))
-    session.run(assigns, feeds)
-
-
-def variable_values(session: Any, names: Sequence[str]) -> dict[str, Array]:
-    """Return the values of variables of a live session by name.
-
-    Raises:
-        GraphError: if one is not initialised.
-    """
-    tf = import_tensorflow(gpu_share=0)
-    graph, reads = session.graph, {}
-    with graph.as_default():
-        for name in names:
-            node = graph.get_operation_by_name(name)
-            if node.type != "VarHandleOp":
-                reads[name] = node.outputs[0]
-                continue
-            known = [each for each in node.outputs[0].consumers() if each.type == "ReadVariableOp"]
-            read = (
-                known[0].outputs[0]
-                if known
-                else tf.raw_ops.ReadVariableOp(resource=node.outputs[0], dtype=node.get_attr("dtype"))
-            )
-            reads[name] = read
-    try:
-        return {name: np.asarray(value) for name, value in session.run(reads).items()}
-    except tf.errors.FailedPreconditionError as error:
-        raise GraphError(
-            f"the session holds a variable without a value; initialise or restore it: {_first_line(error)}"
-        ) from error
-
-
-def replace_variables(session: Any, graph_def: Any, targets: Sequence[str]) -> Any:
-    """Return what `targets` (operations) need of a TensorFlow GraphDef, with the session's variables as constants.
-
-    Raises:
-        GraphError: if a variable has no value, or stands where no constant can.
-    """
-    tf = import_tensorflow(gpu_share=0)
-    from tensorflow.python.framework import convert_to_constants
-
-    try:
-        return convert_to_constants.convert_variables_to_constants_from_session_graph(session, graph_def, list(targets))
-    except tf.errors.FailedPreconditionError as error:
-        raise GraphError(f"a variable has no value: {_first_line(error)}") from error
-    except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
-        raise GraphError(f"a variable stands where no constant can: {type(error).__name__}: {error}") from error
-
-
-@contextlib.contextmanager
-def _restoring(tf: Any, meta: MetaGraph) -> Iterator[None]:
-    """Say in plain words why variables could not be restored."""
-    try:
-        yield
-    except tf.errors.NotFoundError as error:
-        raise GraphError(
-            f"{meta.given}: graph and values do not belong together, or a file is missing: {_first_line(error)}"
-        ) from error
-    except tf.errors.InvalidArgumentError as error:
-        raise GraphError(
-            f"{meta.given}: the values are of another model than the graph: {_first_line(error)}"
-        ) from error
-    except (tf.errors.DataLossError, tf.errors.OutOfRangeError) as error:
-        raise GraphError(
-            f"{meta.given}: a file of this checkpoint is damaged or cut short: {_first_line(error)}"
-        ) from error
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise GraphError(f"{meta.given}: cannot restore this checkpoint: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(getattr(error, "message", error)).strip().splitlines()
-    return next(
-        (line.strip() for line in lines if line.strip() and "Graph execution error" not in line), "no reason given"
-    )
+def _audit(meta: MetaGraph, allow_ops: Sequence[str]) -> None:
+    """Refuse a graph that reaches outside; its savers may write and read, if nothing else depends on them."""
+    scope = str(meta.meta.saver_def.save_tensor_name).rpartition("/")[0]
+    others = [
+        node.name
+        for node in meta.graph_def.node
+        if not SAVER_SCOPE.search(node.name) and not (scope and node.name.startswith(f"{scope}/"))
+    ]
+    signatures = meta.meta.signature_def.values()
+    ports = [info.name for each in signatures for info in (*each.inputs.values(), *each.outputs.values())]
+    check_audit(meta.given, audit_graph(meta.graph_def, [], [*others, *ports]), allow_ops, has_library=False)
+    findings = audit_everything(meta.graph_def)
+    check_audit(meta.given, findings, (*SAVER_OPERATIONS, *allow_ops), has_library=False)

@@ -65,6 +65,8 @@ def reachable_functions(library: Any, nodes: Iterable[Any]) -> list[Any]:
     `api_implements`) belong together, for Grappler may put one in the place of another.
     """
     functions = {function.signature.name: function for function in library.function}
+    if not functions:
+        return []
     gradients = {gradient.function_name: gradient.gradient_func for gradient in library.gradient}
     twins: dict[bytes, list[str]] = {}
     for name, function in functions.items():

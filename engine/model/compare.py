@@ -5,6 +5,7 @@ compared on the caller's rows, or it is said that it was not compared. Start at 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,19 @@ from engine.model.tensor import TensorSpec, shape_text
 
 Array = npt.NDArray[Any]
 Run = Callable[[Mapping[str, Array]], Sequence[Array]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Something that answers as a source of a frozen graph should, without being its graph."""
+
+    inputs: tuple[str, ...]
+    """Tensors of the source that it takes."""
+    outputs: tuple[str, ...]
+    """Tensors of the source that it gives."""
+    answer: Callable[[Sequence[Array]], Sequence[Array]]
+    """From arrays in the order of the inputs to arrays in the order of the outputs."""
+
 
 NUM_ROWS = 4
 SEED = 20
@@ -45,8 +59,12 @@ def compare(
     Raises:
         GraphError: if they differ, or if the source refuses the caller's rows.
     """
+    missing = [spec.name for spec in inputs if rows is not None and spec.name not in rows]
+    if missing:
+        known = ", ".join(map(str, inputs))
+        raise GraphError(f"the rows to compare on lack {', '.join(missing)}; the model takes {known}")
     try:
-        feeds = random_rows(inputs, operations) if rows is None else rows
+        feeds = random_rows(inputs, operations) if rows is None else {spec.name: rows[spec.name] for spec in inputs}
     except NotComparableError as error:
         return f"not compared: {error}; give rows with --sample FILE"
     try:
@@ -84,29 +102,33 @@ def random_rows(inputs: Sequence[TensorSpec], operations: Sequence[str]) -> dict
     generator = np.random.default_rng(SEED)
     feeds = {}
     for spec in inputs:
-        if spec.dtype == "string" or spec.dtype is None:
+        if spec.dtype in ("string", None):
             raise NotComparableError(f"{spec} takes strings")
-        # An unknown rank is tried with one number, which constants such as keep_prob are.
-        shape = [NUM_ROWS if extent is None else extent for extent in spec.shape or ()]
         try:
             dtype = np.dtype(spec.dtype)
         except TypeError as error:
             raise NotComparableError(f"{spec} has a dtype that numpy lacks") from error
+        shape = [NUM_ROWS if extent is None else extent for extent in spec.shape or ()]
         if dtype.kind == "b":
             feeds[spec.name] = np.zeros(shape, dtype)  # is_training and its like: the form that predicts
-        elif dtype.kind in "fc":
-            feeds[spec.name] = np.asarray(generator.random(shape), dtype)
+        elif _is_float(dtype):
+            # A lone number is keep_prob or its like, and so is most often what has no known rank: all is kept.
+            feeds[spec.name] = np.asarray(generator.random(shape) if shape else 1.0).astype(dtype)
         elif any(operation.startswith(LOOKUPS) for operation in operations):
             raise NotComparableError(f"{spec} takes whole numbers, and the graph looks things up by such")
         else:
-            feeds[spec.name] = np.asarray(generator.integers(0, 100, shape), dtype)
+            feeds[spec.name] = np.asarray(generator.integers(0, 100, shape)).astype(dtype)
     return feeds
+
+
+def _is_float(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind in "fc" or "float" in dtype.name
 
 
 def _is_close(a: Array, b: Array) -> bool:
     if a.shape != b.shape:
         return False
-    if a.dtype.kind in "fc" or a.dtype.name == "bfloat16":
+    if _is_float(a.dtype):
         scale = ATOL * max(1.0, float(np.abs(_finite(a)).max(initial=0.0)))
         return bool(np.allclose(_plain(a), _plain(b), rtol=RTOL, atol=scale, equal_nan=True))
     return bool(np.array_equal(a, b))
@@ -122,7 +144,7 @@ def _finite(a: Array) -> Array:
 
 
 def _distance(a: Array, b: Array) -> float:
-    if a.dtype.kind not in "fc" and a.dtype.name != "bfloat16":
+    if not _is_float(a.dtype):
         return 0.0
     both = np.isfinite(_plain(a)) & np.isfinite(_plain(b))
     return float(np.abs(_plain(a)[both] - _plain(b)[both]).max(initial=0.0))

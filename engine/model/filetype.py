@@ -6,6 +6,7 @@ turns out not to parse, `explain_bytes` says why.
 
 import os
 import re
+import struct
 import zipfile
 from dataclasses import dataclass
 from enum import StrEnum
@@ -177,7 +178,7 @@ def _is_keras(path: str, head: bytes) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return "config.json" in archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, struct.error):
         return False
 
 

@@ -6,7 +6,6 @@ Every source comes here as the same thing, a graph with variables and where thei
 
 import contextlib
 import hashlib
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,19 +15,22 @@ import numpy.typing as npt
 
 from engine.errors import GraphError
 from engine.model.audit import audit_graph, check_audit
-from engine.model.checkpoint import assign_variables, fill_variables, replace_variables, variable_values
 from engine.model.closure import prune_graph, split_tensor
-from engine.model.compare import Run, compare
+from engine.model.compare import Reference, Run, compare
 from engine.model.filetype import ModelKind, locate_model
 from engine.model.freeze_plan import FreezeOptions, FreezePlan, check_size, plan_freeze
-from engine.model.graphdef import VARIABLES, describe_feed, graph_of
-from engine.model.keras import export_keras
-from engine.model.loading import load_libraries, output_dtype, translated
+from engine.model.graphdef import VARIABLES
+from engine.model.keras import read_keras
+from engine.model.live import bring_to_life
+from engine.model.loading import import_between, load_libraries, refused_at_load, tensor_spec, translated
 from engine.model.metagraph import MetaGraph, read_meta_graph
+from engine.model.ports import rename_nodes
 from engine.model.protos import MetaGraphDef
-from engine.model.session import import_tensorflow, load_session
+from engine.model.restoring import variable_values
+from engine.model.session import import_tensorflow
+from engine.model.tables import take_tables
 from engine.model.tensor import TensorSpec
-from engine.model.variables import renew_variables
+from engine.model.variables import freeze_variables
 
 Array = npt.NDArray[Any]
 
@@ -57,8 +59,8 @@ class FrozenModel:
 
 
 @contextlib.contextmanager
-def open_source(path: str) -> Iterator[tuple[MetaGraph, Run | None]]:
-    """Read what the model at `path` is to be frozen from; a Keras file is exported to a folder that goes again.
+def open_source(path: str) -> Iterator[tuple[MetaGraph, Reference | None]]:
+    """Read what the model at `path` is to be frozen from.
 
     Yields:
         The graph and where its variables lie, and what to compare with if not with that graph itself.
@@ -67,12 +69,10 @@ def open_source(path: str) -> Iterator[tuple[MetaGraph, Run | None]]:
         GraphError: if it is no model, saying what it is.
     """
     found = locate_model(path)
-    if found.kind is not ModelKind.KERAS:
+    if found.kind is ModelKind.KERAS:
+        yield read_keras(import_tensorflow(gpu_share=0), found)
+    else:
         yield read_meta_graph(found), None
-        return
-    with tempfile.TemporaryDirectory(prefix="icefloe-") as folder:
-        exported, reference = export_keras(import_tensorflow(gpu_share=0), found, folder)
-        yield read_meta_graph(exported), reference
 
 
 def freeze_model(path: str, options: FreezeOptions, rows: Mapping[str, Array] | None = None) -> FrozenModel:
@@ -87,7 +87,7 @@ def freeze_model(path: str, options: FreezeOptions, rows: Mapping[str, Array] | 
         GraphError: if it cannot be frozen, with the reason.
     """
     with open_source(path) as (meta, reference):
-        return freeze(plan_freeze(meta, options), rows, reference=reference)
+        return freeze(plan_freeze(meta, options), rows, reference)
 
 
 def freeze_session(
@@ -109,23 +109,19 @@ def freeze_session(
     """
     meta = MetaGraphDef()
     meta.graph_def.ParseFromString(session.graph.as_graph_def().SerializeToString())
-    source = MetaGraph("this session", ModelKind.CHECKPOINT, meta, "")
+    source = MetaGraph("this session", ModelKind.META_GRAPH, meta, "", session=session)
     chosen = replace(options or FreezeOptions(), outputs=tuple(outputs))
-    return freeze(plan_freeze(source, chosen), rows, live=session)
+    return freeze(plan_freeze(source, chosen), rows)
 
 
 def freeze(
-    plan: FreezePlan,
-    rows: Mapping[str, Array] | None = None,
-    live: Any = None,
-    reference: Run | None = None,
+    plan: FreezePlan, rows: Mapping[str, Array] | None = None, reference: Reference | None = None
 ) -> FrozenModel:
     """Load the graph of `plan`, fill its variables, turn them into constants and compare.
 
     Args:
         plan: the graph, checked and repaired.
         rows: arrays by input name to compare on; None for random numbers.
-        live: a session that holds the variables; None to restore them from the plan's checkpoint.
         reference: what to compare with; None for the graph before it was frozen.
 
     Raises:
@@ -133,134 +129,116 @@ def freeze(
     """
     tf = import_tensorflow(gpu_share=0)
     load_libraries(tf, plan.options.op_libraries)
-    given = plan.meta.given
-    graph = tf.Graph()
+    graphs = tf.Graph(), tf.Graph()
     config = tf.compat.v1.ConfigProto(device_count={"GPU": 0}, allow_soft_placement=True)
-    with translated(tf, given), graph.as_default(), tf.compat.v1.Session(graph=graph, config=config) as session:
-        inputs, outputs = _import(tf, plan)
-        _fill(tf, session, plan, live)
-        init_ops = [*plan.init_ops, *_take_tables(tf, session, plan)]
-        targets = [split_tensor(name)[0] for name in [*outputs, *init_ops]]
-        unfrozen = prune_graph(graph.as_graph_def(), [], targets, [split_tensor(name)[0] for name in inputs])
-        frozen = _to_constants(session, unfrozen, [*targets, *(split_tensor(name)[0] for name in inputs)], given)
-        check_audit(
-            given, audit_graph(frozen, inputs, targets), plan.options.allow_ops, bool(plan.options.op_libraries)
-        )
-        check_size(given, frozen.ByteSize())
+    with (
+        _told_of(plan.meta.given),
+        refused_at_load(),
+        translated(tf),
+        # A session as a context would make its graph the current one, where no reference runs.
+        contextlib.closing(tf.compat.v1.Session(graph=graphs[0], config=config)) as session,
+        contextlib.closing(tf.compat.v1.Session(graph=graphs[1], config=config)) as again,
+    ):
+        with graphs[0].as_default():
+            inputs, outputs = bring_to_life(tf, session, plan)
+            filled = take_tables(tf, session, plan.meta.session or session, plan.meta.given, plan.tables)
+            if plan.meta.session is not None:  # its tables are filled, and the copies are not
+                session.run(filled)
+            frozen, init_ops = _to_constants(tf, session, plan, inputs | outputs, [*plan.init_ops, *filled])
+        _check(plan, frozen, list(inputs), [*outputs, *init_ops])
         data = bytes(frozen.SerializeToString(deterministic=True))
-        model = load_session(data, inputs, outputs, {}, init_ops, op_libraries=plan.options.op_libraries)
-        run = reference or _session_run(tf, session, outputs)
-        operations = [node.op for holder in (frozen, *frozen.library.function) for node in _nodes(holder)]
-        comparison = compare(run, model.run, model.inputs, operations, rows)
-        model.close()
-    return FrozenModel(data, model.inputs, model.outputs, tuple(init_ops), plan.notes, comparison)
+        operations = [node.op for nodes in _bodies(frozen) for node in nodes]
+        del frozen
+        with graphs[1].as_default():
+            tensors = import_between(tf, data, list(inputs), list(outputs), init_ops)
+            again.run([graphs[1].get_operation_by_name(split_tensor(name)[0]) for name in init_ops])
+        ports = [tuple(tensor_spec(name, tensors[name]) for name in names) for names in (inputs, outputs)]
+        source = _reference_run(tf, plan, reference) or _session_run(tf, session, inputs, outputs)
+        found = _session_run(tf, again, {name: name for name in inputs}, {name: name for name in outputs})
+        comparison = compare(source, found, ports[0], operations, rows)
+    return FrozenModel(data, ports[0], ports[1], tuple(init_ops), plan.notes, comparison)
 
 
-def _nodes(holder: Any) -> Any:
-    return holder.node_def if hasattr(holder, "node_def") else holder.node
-
-
-def _import(tf: Any, plan: FreezePlan) -> tuple[list[str], list[str]]:
-    """Import what the plan needs into the current graph, and return the names of its inputs and outputs there."""
-    graph_def = tf.compat.v1.GraphDef.FromString(plan.graph_def.SerializeToString())
-    renew_variables(graph_def)
-    nodes = {node.name: node for node in graph_def.node}
-    ends = [port.tensor for port in plan.outputs]
-    steps = [name for name in (*plan.init_ops, plan.restore_op, plan.source_init_op) if name]
-    pruned = prune_graph(graph_def, plan.feeds, [*ends, *steps])
-    reads = {f"{node.name}/Read/ReadVariableOp" for node in pruned.node if node.op == "VarHandleOp"}
-    pruned = prune_graph(graph_def, plan.feeds, [*ends, *steps], [name for name in reads if name in nodes])
-    taken = {node.name for node in pruned.node}
-    names, replaced = [], {}
-    for port in plan.inputs:
-        own = split_tensor(port.tensor)[0]
-        name = next(each for each in (port.name, own, f"{port.name}_input") if each not in taken)
-        placeholder = tf.compat.v1.placeholder(
-            output_dtype(tf, nodes, port.tensor), _shape(plan, port.tensor, port.spec), name
-        )
-        replaced[port.tensor] = placeholder
-        names.append(placeholder.name)
-    for name, value in plan.options.constants.items():
-        replaced[name] = tf.constant(value, output_dtype(tf, nodes, name), name=f"{split_tensor(name)[0]}/constant")
-    read = {split_tensor(edge) for node in pruned.node for edge in node.input}
-    used = {name: tensor for name, tensor in replaced.items() if split_tensor(name) in read}
-    tf.graph_util.import_graph_def(pruned, input_map=used, name="")
-    graph = tf.compat.v1.get_default_graph()
-    outputs = []
-    for port in plan.outputs:
-        tensor = replaced[port.tensor] if port.tensor in replaced else graph.get_tensor_by_name(port.tensor)
-        is_named = tensor.name == f"{port.name}:0" or port.name in {node.name for node in graph.get_operations()}
-        outputs.append(tensor.name if is_named else tf.identity(tensor, port.name).name)
-    return names, outputs
-
-
-def _shape(plan: FreezePlan, tensor: str, spec: TensorSpec | None) -> Any:
-    """Return the shape that an input takes: its signature's, else its placeholder's, else any."""
-    if spec is not None:
-        return spec.shape
-    return describe_feed(graph_of(plan.meta.given, plan.graph_def), tensor).shape
-
-
-def _fill(tf: Any, session: Any, plan: FreezePlan, live: Any) -> None:
-    """Give the variables their values, and run what the source wants to be run first."""
-    if live is None:
-        fill_variables(tf, session, plan.meta)
-    else:
-        variables = [node.name for node in session.graph.as_graph_def().node if node.op in VARIABLES]
-        assign_variables(tf, session, variable_values(live, variables))
-    steps = [session.graph.get_operation_by_name(split_tensor(name)[0]) for name in plan.init_ops]
-    if plan.source_init_op:
-        steps.append(session.graph.get_operation_by_name(split_tensor(plan.source_init_op)[0]))
-    files = plan.meta.asset_files
-    there = {name for name in files if _has(session.graph, name)}
-    session.run(steps, {name: files[name] for name in there})
-
-
-def _has(graph: Any, tensor: str) -> bool:
+@contextlib.contextmanager
+def _told_of(given: str) -> Iterator[None]:
+    """Let every mistake name the model that it was found in."""
     try:
-        graph.get_tensor_by_name(tensor)
-    except (KeyError, ValueError):
-        return False
-    return True
-
-
-def _take_tables(tf: Any, session: Any, plan: FreezePlan) -> list[str]:
-    """Add initialisers that hold the contents of the plan's tables; return their names."""
-    added = []
-    for name in plan.tables:
-        table = session.graph.get_operation_by_name(name)
-        keys, values = table.get_attr("key_dtype"), table.get_attr("value_dtype")
-        is_old = table.outputs[0].dtype.base_dtype == tf.string  # a reference to the table's name
-        export = tf.raw_ops.LookupTableExport if is_old else tf.raw_ops.LookupTableExportV2
-        load = tf.raw_ops.LookupTableImport if is_old else tf.raw_ops.LookupTableImportV2
-        try:
-            held = session.run(export(table_handle=table.outputs[0], Tkeys=keys, Tvalues=values))
-        except tf.errors.FailedPreconditionError as error:
-            raise GraphError(f"{plan.meta.given}: nothing in it initialises the lookup table {name}") from error
-        contents = [tf.constant(value, dtype) for value, dtype in zip(held, (keys, values), strict=True)]
-        added.append(
-            load(table_handle=table.outputs[0], keys=contents[0], values=contents[1], name=f"{name}/fill").name
-        )
-    return added
-
-
-def _to_constants(session: Any, graph_def: Any, targets: Sequence[str], given: str) -> Any:
-    try:
-        frozen = replace_variables(session, graph_def, targets)
+        yield
     except GraphError as error:
+        if given in str(error):
+            raise
         raise GraphError(f"{given}: {error}") from error
-    pruned = prune_graph(frozen, [], targets)
-    left = [node for holder in (pruned, *pruned.library.function) for node in _nodes(holder) if node.op in VARIABLES]
+
+
+def _to_constants(
+    tf: Any, session: Any, plan: FreezePlan, ends: Mapping[str, str], init_ops: Sequence[str]
+) -> tuple[Any, list[str]]:
+    """Return the graph with constants in the place of variables and its ports under their names, and its initialisers.
+
+    Args:
+        tf: TensorFlow.
+        session: where graph and values are.
+        plan: what is frozen.
+        ends: tensors of the session that are inputs and outputs, by their names in the frozen graph.
+        init_ops: operations to keep beside the outputs.
+    """
+    given = plan.meta.given
+    targets = [*ends.values(), *init_ops]
+    frozen = prune_graph(session.graph.as_graph_def(), [], targets)
+    variables = [node for node in frozen.node if node.op in VARIABLES]
+    values = variable_values(tf, session, [node.name for node in variables])
+    check_size(given, sum(value.nbytes for value in values.values()))
+    protos = {node.name: tf.make_tensor_proto(values.pop(node.name), node.attr["dtype"].type) for node in variables}
+    freeze_variables(frozen, protos)
+    del protos
+    for node in (node for nodes in _bodies(frozen) for node in nodes):
+        node.device = ""
+        node.attr.pop("_class", None)  # colocation
+    frozen.library.function.sort(key=lambda function: function.signature.name)  # TensorFlow keeps no order
+    renamed = rename_nodes(frozen, {split_tensor(actual)[0]: split_tensor(name)[0] for name, actual in ends.items()})
+    return frozen, [renamed.get(name, name) for name in init_ops]
+
+
+def _check(plan: FreezePlan, frozen: Any, inputs: Sequence[str], targets: Sequence[str]) -> None:
+    """Check what is left to be told once a graph is frozen: that no variable is left, that it is small and tame."""
+    given, options = plan.meta.given, plan.options
+    left = [node for nodes in _bodies(frozen) for node in nodes if node.op in VARIABLES]
     if left:
         raise GraphError(
-            f"{given}: {left[0].name} ({left[0].op}) is a variable of a kind that cannot become a constant"
+            f"{given}: {left[0].name} ({left[0].op}) is a variable of a kind that cannot become a constant; "
+            "name outputs that do not depend on it (--outputs)"
         )
-    return pruned
+    check_audit(given, audit_graph(frozen, inputs, targets), options.allow_ops, bool(options.op_libraries))
+    check_size(given, frozen.ByteSize())
 
 
-def _session_run(tf: Any, session: Any, outputs: Sequence[str]) -> Run:
+def _bodies(graph_def: Any) -> list[Any]:
+    """Return the nodes of the graph, and of each function."""
+    return [graph_def.node, *(function.node_def for function in graph_def.library.function)]
+
+
+def _reference_run(tf: Any, plan: FreezePlan, reference: Reference | None) -> Run | None:
+    """Return how to ask the reference; None where its ports are not those of the plan."""
+    names = {port.tensor: f"{port.name}:0" for port in plan.inputs}
+    outputs = [port.tensor for port in plan.outputs]
+    if reference is None or set(names) != set(reference.inputs) or not set(outputs) <= set(reference.outputs):
+        return None
+
     def run(feeds: Mapping[str, Array]) -> list[Array]:
         with translated(tf):
-            return [np.asarray(value) for value in session.run(list(outputs), dict(feeds))]
+            answers = reference.answer([feeds[names[tensor]] for tensor in reference.inputs])
+        return [answers[reference.outputs.index(tensor)] for tensor in outputs]
+
+    return run
+
+
+def _session_run(tf: Any, session: Any, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> Run:
+    def run(feeds: Mapping[str, Array]) -> list[Array]:
+        values = {inputs[name]: array for name, array in feeds.items()}
+        try:
+            with translated(tf):
+                return [np.asarray(value) for value in session.run(list(outputs.values()), values)]
+        except tf.errors.ResourceExhaustedError as error:
+            raise GraphError("this machine has no room for rows to compare on") from error
 
     return run

@@ -4,28 +4,34 @@ Pure: from protos to a plan, before TensorFlow sees anything. Start at `plan_fre
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from engine.errors import GraphError
-from engine.model.audit import Finding, audit_graph, check_audit
+from engine.model.audit import audit_graph, check_audit
 from engine.model.closure import needed_nodes, split_tensor
 from engine.model.filetype import MAX_GRAPH_BYTES, ModelKind
-from engine.model.graphdef import INITIALISERS, TABLES, VARIABLES, dtype_name, graph_of, read_shape
+from engine.model.graphdef import VARIABLES, dtype_name, graph_of, read_shape
 from engine.model.infer import infer_tensor
 from engine.model.metagraph import MetaGraph
-from engine.model.ports import Port, choose_inputs, choose_outputs
+from engine.model.ports import Port, check_names, choose_inputs, choose_outputs, find_port
 from engine.model.repair import repair_graph
+from engine.model.tables import reads_own_file, settle_tables
 from engine.model.tensor import TensorSpec
 
-# What savers are made of: restoring a checkpoint reads its files, and no others.
-SAVER_OPERATIONS = (
-    *("Save", "SaveSlices", "SaveV2", "MergeV2Checkpoints", "Restore", "RestoreSlice", "RestoreV2"),
-    *("ShardedFilename", "ShardedFilespec"),
-)
+# Restoring reads the files of a checkpoint, and no others.
+RESTORE_OPERATIONS = ("Restore", "RestoreSlice", "RestoreV2")
+UNFED = ("Placeholder", "PlaceholderV2")
+# What rows of training come from; it has no place in a graph that rows are fed to.
+PIPELINES = ("IteratorGetNext", "QueueDequeue", "ReaderRead")
+NO_VALUES = {
+    ModelKind.SAVED_MODEL: "its folder variables/ is missing; copy the whole folder",
+    ModelKind.META_GRAPH: "a .meta is but the graph of a checkpoint; copy the checkpoint's other files beside it",
+}
+FREEZE_CHECKPOINT = "freeze the checkpoint that it was saved with: icefloe freeze PREFIX DEST.pb"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,7 @@ class FreezeOptions:
     signature: str | None = None
     """Signature of a SavedModel; None for the default one."""
     constants: Mapping[str, Any] = field(default_factory=dict)
-    """Values that replace tensors for good, by tensor name."""
+    """Values that replace tensors for good, by tensor name or name of the signature."""
     init_ops: tuple[str, ...] = ()
     """Operations to keep beside the outputs, run once after loading."""
     allow_ops: tuple[str, ...] = ()
@@ -60,10 +66,14 @@ class FreezePlan:
     """Its inputs."""
     outputs: tuple[Port, ...]
     """Its outputs."""
+    constants: Mapping[str, Any]
+    """Values that replace tensors for good, by tensor."""
     init_ops: tuple[str, ...]
     """Initialisers that go into the frozen graph as they are."""
     tables: tuple[str, ...]
     """Lookup tables whose contents are taken from the source, for their own initialisers need files or functions."""
+    source_init_ops: tuple[str, ...]
+    """The source's own initialisers that fill these."""
     notes: tuple[str, ...]
     """What was repaired."""
     options: FreezeOptions
@@ -72,23 +82,13 @@ class FreezePlan:
     @property
     def feeds(self) -> list[str]:
         """Tensors of the source that get values from outside: the inputs and the constants."""
-        return [*(port.tensor for port in self.inputs), *self.options.constants]
+        return [*(port.tensor for port in self.inputs), *self.constants]
 
     def input_specs(self) -> tuple[TensorSpec, ...]:
         """Return what signature and file say of the inputs, under their names in the frozen graph."""
         graph = graph_of(self.meta.given, self.graph_def)
         known = [port.spec or infer_tensor(graph, port.tensor) for port in self.inputs]
         return tuple(replace(spec, name=f"{port.name}:0") for port, spec in zip(self.inputs, known, strict=True))
-
-    @property
-    def restore_op(self) -> str:
-        """The operation that fills the variables; empty where there is none."""
-        return str(self.meta.meta.saver_def.restore_op_name) if self.meta.prefix else ""
-
-    @property
-    def source_init_op(self) -> str:
-        """The source's own initialisation, which tables whose contents are taken over need."""
-        return self.meta.init_op if self.tables else ""
 
 
 def plan_freeze(meta: MetaGraph, options: FreezeOptions) -> FreezePlan:
@@ -101,19 +101,29 @@ def plan_freeze(meta: MetaGraph, options: FreezeOptions) -> FreezePlan:
     outputs = choose_outputs(meta.given, meta.graph_def, signature, options.outputs)
     graph_def = type(meta.graph_def)()
     graph_def.CopyFrom(meta.graph_def)
-    named = choose_inputs(meta.given, signature, options.inputs)
-    feeds = [*(port.tensor for port in named), *options.constants]
+    constants = {find_port(meta.given, signature, name): value for name, value in options.constants.items()}
+    ports = choose_inputs(meta.given, signature, options.inputs)
+    named = [port for port in ports if port.tensor not in constants]
+    feeds = [*(port.tensor for port in named), *constants]
     _check_there(meta, graph_def, [*feeds, *options.init_ops])
     targets = [*(port.tensor for port in outputs), *options.init_ops]
     notes = repair_graph(meta.given, graph_def, feeds, targets)
     nodes = {node.name: node for node in graph_def.node}
     needed = needed_nodes(nodes, feeds, targets)
     _check_whole(meta, nodes, needed)
-    init_ops, tables = _settle_tables(meta, graph_def, feeds, needed)
-    inputs = _all_inputs(nodes, needed, named)
-    plan = FreezePlan(
-        meta, graph_def, inputs, outputs, tuple(dict.fromkeys([*options.init_ops, *init_ops])), tables, notes, options
-    )
+    asked = [entry.partition("=")[0] for entry in options.inputs]
+    inputs = _find_inputs(meta, nodes, needed, named, asked, outputs)
+    if not options.outputs:  # a signature may call an input and an output alike, and a graph cannot
+        taken = {port.name: port.tensor for port in inputs}
+        outputs = tuple(
+            replace(port, name=f"{port.name}_output") if taken.get(port.name, port.tensor) != port.tensor else port
+            for port in outputs
+        )
+    check_names(meta.given, inputs, outputs)
+    init_ops, tables = settle_tables(meta, graph_def, feeds, needed)
+    kept = tuple(dict.fromkeys([*options.init_ops, *init_ops]))
+    fillers = tuple(name for name in meta.init_ops if needed_nodes(nodes, [], [name]) & set(tables))
+    plan = FreezePlan(meta, graph_def, inputs, outputs, constants, kept, tables, fillers, notes, options)
     _audit(plan)
     return plan
 
@@ -122,26 +132,33 @@ def _check_there(meta: MetaGraph, graph_def: Any, names: Sequence[str]) -> None:
     nodes = {node.name for node in graph_def.node}
     for name in names:
         if split_tensor(name)[0] not in nodes:
-            raise GraphError(f"{meta.given} has no {name}")
+            raise GraphError(f"{meta.given} has no {name}; icefloe describe lists what it has")
 
 
-def _check_whole(meta: MetaGraph, nodes: Mapping[str, Any], needed: set[str]) -> None:
+def _check_whole(meta: MetaGraph, nodes: Mapping[str, Any], needed: Collection[str]) -> None:
     missing = sorted(name for name in needed if name not in nodes)
     if missing:
-        raise GraphError(f"{meta.given} was cut short: its operations read {missing[0]}, which is not there")
-    variables = [nodes[name] for name in needed if nodes[name].op in VARIABLES]
-    if variables and not meta.prefix and meta.kind in (ModelKind.GRAPH, ModelKind.TEXT, ModelKind.META_GRAPH):
         raise GraphError(
-            f"{meta.given} holds variables without values ({variables[0].name}, {variables[0].op}); "
-            "freeze the checkpoint that it was saved with: icefloe freeze PREFIX DEST.pb"
+            f"{meta.given} was cut short: its operations read {missing[0]}, which is not there; copy it again"
         )
-    total = 0
-    for node in variables:
-        shape = read_shape(node.attr["shape"].shape) or ()
-        dtype = dtype_name(node.attr["dtype"].type)
-        width = np.dtype(dtype).itemsize if dtype in np.sctypeDict else 2 if dtype == "bfloat16" else 8
-        total += width * math.prod(extent or 1 for extent in shape)
+    total = sum(_size(node) for name, node in nodes.items() if name in needed)
+    variables = [nodes[name] for name in sorted(needed) if nodes[name].op in VARIABLES]
+    if variables and not meta.prefix and meta.session is None:
+        reason = NO_VALUES.get(meta.kind, FREEZE_CHECKPOINT)
+        raise GraphError(
+            f"{meta.given} holds variables without values ({variables[0].name}, {variables[0].op}): {reason}"
+        )
     check_size(meta.given, total)
+
+
+def _size(node: Any) -> int:
+    """Return about how many bytes a node takes once it is frozen, as far as the graph tells."""
+    if node.op not in VARIABLES:
+        return int(node.ByteSize()) if node.op == "Const" else 0
+    shape = read_shape(node.attr["shape"].shape) or ()
+    dtype = dtype_name(node.attr["dtype"].type)
+    width = np.dtype(dtype).itemsize if dtype in np.sctypeDict else {"bfloat16": 2}.get(dtype, 1)
+    return int(width * math.prod(1 if extent is None else extent for extent in shape))
 
 
 def check_size(given: str, num_bytes: int) -> None:
@@ -157,37 +174,29 @@ def check_size(given: str, num_bytes: int) -> None:
         )
 
 
-def _all_inputs(nodes: Mapping[str, Any], needed: set[str], named: Sequence[Port]) -> tuple[Port, ...]:
-    """Return the ports: named ones that the outputs need, then every other placeholder on the way."""
-    read = {split_tensor(edge) for name in needed if name in nodes for edge in nodes[name].input}
-    used = [port for port in named if split_tensor(port.tensor) in read or split_tensor(port.tensor)[0] in needed]
-    rest = [
-        Port(name, f"{name}:0")
-        for name, node in nodes.items()
-        if name in needed and node.op in ("Placeholder", "PlaceholderV2")
-    ]
+def _find_inputs(
+    meta: MetaGraph,
+    nodes: Mapping[str, Any],
+    needed: Collection[str],
+    named: Sequence[Port],
+    asked: Collection[str],
+    outputs: Sequence[Port],
+) -> tuple[Port, ...]:
+    """Return the inputs: named ones that the outputs need, then every other placeholder on the way."""
+    read = {split_tensor(edge) for name in needed for edge in nodes[name].input}
+    read |= {split_tensor(port.tensor) for port in outputs}
+    used = [port for port in named if split_tensor(port.tensor) in read]
+    for port in named:
+        if port.name in asked and port not in used:
+            raise GraphError(f"{meta.given}: the outputs do not depend on {port.tensor} (--inputs {port.name}=...)")
+    rest = [Port(name, f"{name}:0") for name, node in nodes.items() if name in needed and node.op in UNFED]
+    sources = [name for name in sorted(needed) if nodes[name].op.startswith(PIPELINES)]
+    if sources and not used and not rest:
+        raise GraphError(
+            f"{meta.given}: nothing feeds this graph, for its rows come from {sources[0]} ({nodes[sources[0]].op}); "
+            f"name the tensor to feed instead, --inputs inputs={sources[0]}:0"
+        )
     return (*used, *rest)
-
-
-def _settle_tables(
-    meta: MetaGraph, graph_def: Any, feeds: Sequence[str], needed: set[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the initialisers to keep; or, where these would not do in a graph on its own, the tables to take over."""
-    nodes = {node.name: node for node in graph_def.node}
-    tables = [name for name in nodes if name in needed and nodes[name].op in TABLES]
-    if not tables:
-        return (), ()
-    found: dict[str, str] = {}
-    for node in graph_def.node:
-        table = split_tensor(node.input[0])[0] if node.input and node.op.startswith(INITIALISERS) else ""
-        if table in tables and table not in found and not audit_graph(graph_def, feeds, [node.name]):
-            found[table] = node.name
-    if set(found) == set(tables) and not any(nodes[table].op.startswith("Mutable") for table in tables):
-        return tuple(found[table] for table in tables), ()
-    if not (meta.init_op or meta.prefix):
-        missing = next(table for table in tables if table not in found)
-        raise GraphError(f"{meta.given}: nothing in it initialises the lookup table {missing} ({nodes[missing].op})")
-    return (), tuple(tables)
 
 
 def _audit(plan: FreezePlan) -> None:
@@ -195,30 +204,10 @@ def _audit(plan: FreezePlan) -> None:
     has_library = bool(options.op_libraries)
     targets = [*(port.tensor for port in plan.outputs), *plan.init_ops]
     check_audit(given, audit_graph(plan.graph_def, plan.feeds, targets), options.allow_ops, has_library)
-    if plan.restore_op:
-        findings = audit_graph(plan.graph_def, [], [plan.restore_op])
-        check_audit(given, findings, (*SAVER_OPERATIONS, *options.allow_ops), has_library)
-    if plan.source_init_op:
-        findings = audit_graph(plan.graph_def, plan.feeds, [plan.source_init_op])
-        outside = [each for each in findings if not _reads_own_asset(plan, each)]
+    if plan.meta.restore_op:
+        findings = audit_graph(plan.graph_def, [], [plan.meta.restore_op])
+        check_audit(given, findings, (*RESTORE_OPERATIONS, *options.allow_ops), has_library)
+    if plan.source_init_ops:
+        findings = audit_graph(plan.graph_def, plan.feeds, plan.source_init_ops)
+        outside = [each for each in findings if not reads_own_file(plan.meta, plan.graph_def, each)]
         check_audit(given, outside, options.allow_ops, has_library)
-
-
-def _reads_own_asset(plan: FreezePlan, finding: Finding) -> bool:
-    """Whether a table is initialised from a file that is the model's own, whose path is fed when it is run."""
-    if not finding.operation.startswith("InitializeTableFromTextFile"):
-        return False
-    nodes = {node.name: node for node in plan.graph_def.node}
-    assets = {split_tensor(name)[0] for name in plan.meta.asset_files}
-    if not finding.place and finding.node in nodes:
-        return split_tensor(nodes[finding.node].input[1])[0] in assets
-    for function in plan.graph_def.library.function:
-        if finding.place != f"function {function.signature.name}":
-            continue
-        arguments = [each.name for each in function.signature.input_arg]
-        body = {node.name: node for node in function.node_def}
-        file = body[finding.node].input[1] if finding.node in body and len(body[finding.node].input) > 1 else ""
-        callers = [n for n in plan.graph_def.node if n.attr["f"].func.name == function.signature.name and "f" in n.attr]
-        index = arguments.index(file) if file in arguments else -1
-        return bool(callers) and index >= 0 and all(split_tensor(n.input[index])[0] in assets for n in callers)
-    return False

@@ -115,9 +115,10 @@ def describe_feed(graph: Graph, name: str) -> TensorSpec:
 
 def dtype_name(number: int) -> str:
     """Return TensorFlow's name of a dtype number: 1 is `float32`; one that does not exist is `dtype 99`."""
-    if number not in DataType.values():
+    try:
+        name = str(DataType.Name(number)).removeprefix("DT_").removesuffix("_REF").lower()
+    except ValueError:
         return f"dtype {number}"
-    name = str(DataType.Name(number)).removeprefix("DT_").removesuffix("_REF").lower()
     return {"float": "float32", "double": "float64", "half": "float16"}.get(name, name)
 
 
@@ -190,10 +191,10 @@ def _nearest(graph: Graph, name: str) -> str:
     last = name.rpartition("/")[2]
     same_last = [node for node in graph.nodes if node.rpartition("/")[2] == last]
     alike = difflib.get_close_matches(name, same_last or list(graph.nodes), n=3, cutoff=0.0 if same_last else 0.5)
-    if alike:
-        return "did you mean " + " or ".join(f"{node}:0" for node in alike) + "?"
+    hint = "did you mean " + " or ".join(f"{node}:0" for node in alike) + "?" if alike else ""
     names = [*find_inputs(graph.graph_def), *find_outputs(graph.graph_def)]
-    return f"its inputs and likely outputs are {', '.join(names[:8]) or 'none'}"
+    ports = f"its inputs and likely outputs are {', '.join(names[:8]) or 'none'}"
+    return hint if same_last else f"{hint} {ports}".strip()
 
 
 def _nearest_operation(graph: Graph, name: str) -> str:

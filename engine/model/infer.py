@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.model.closure import split_tensor
-from engine.model.graphdef import Graph, describe_tensor, dtype_name, read_shape
+from engine.model.graphdef import VARIABLES, Graph, describe_tensor, dtype_name, read_shape
 from engine.model.tensor import Shape, TensorSpec
 
 # Attributes that name the dtype of output 0, by operation; most others have it in T.
@@ -27,10 +27,26 @@ DTYPE_ATTRIBUTES = {
 COMPARISONS = {"Equal", "NotEqual", "Less", "LessEqual", "Greater", "GreaterEqual", "IsNan", "IsInf", "IsFinite"}
 FIXED_DTYPES = {**dict.fromkeys(COMPARISONS, "bool"), "AsString": "string", "StringJoin": "string"}
 SAME_SHAPE = {
-    *("Identity", "Softmax", "LogSoftmax", "Sigmoid", "Relu", "Relu6", "Elu", "Selu", "Tanh", "Softplus", "Exp", "Log"),
+    *(
+        "Identity",
+        "ReadVariableOp",
+        "Softmax",
+        "LogSoftmax",
+        "Sigmoid",
+        "Relu",
+        "Relu6",
+        "Elu",
+        "Selu",
+        "Tanh",
+        "Softplus",
+        "Exp",
+        "Log",
+    ),
     *("BiasAdd", "Cast", "StopGradient", "CheckNumerics", "Neg", "Abs", "Square", "Sqrt", "AsString", "Floor", "Round"),
 }
+BROADCASTS = {"Add", "AddV2", "Sub", "Mul", "RealDiv", "Maximum", "Minimum"}
 MAX_DEPTH = 100
+MATRIX_RANK = 2
 
 
 def infer_tensor(graph: Graph, name: str) -> TensorSpec:
@@ -69,15 +85,31 @@ def _find_shape(graph: Graph, name: str, depth: int, known: dict[str, Shape]) ->
         return None
     if "_output_shapes" in node.attr and node.attr["_output_shapes"].list.shape:
         return read_shape(node.attr["_output_shapes"].list.shape[0])
+    if node.op in VARIABLES and "shape" in node.attr:  # of the value, which ReadVariableOp reads
+        return read_shape(node.attr["shape"].shape) or None
     if node.op in SAME_SHAPE and node.input:
         return _shape(graph, node.input[0], depth - 1, known)
-    if node.op == "MatMul":
+    if node.op == "MatMul" and len(node.input) > 1:
         left, right = (_shape(graph, edge, depth - 1, known) for edge in node.input[:2])
         return _multiplied(left, right, node.attr)
-    return describe_tensor(graph, name).shape
+    if node.op in BROADCASTS and len(node.input) > 1:
+        return _broadcast(*(_shape(graph, edge, depth - 1, known) for edge in node.input[:2]))
+    return describe_tensor(graph, f"{node_name}:0").shape
 
 
 def _multiplied(left: Shape, right: Shape, attributes: Mapping[str, Any]) -> Shape:
-    rows = None if left is None else left[1 if attributes["transpose_a"].b else 0]
-    columns = None if right is None else right[0 if attributes["transpose_b"].b else 1]
+    # Looking an attribute up adds it to the proto, so whether it is there comes first.
+    is_turned = [name in attributes and attributes[name].b for name in ("transpose_a", "transpose_b")]
+    rows = left[1 if is_turned[0] else 0] if left is not None and len(left) == MATRIX_RANK else None
+    columns = right[0 if is_turned[1] else 1] if right is not None and len(right) == MATRIX_RANK else None
     return (rows, columns)
+
+
+def _broadcast(left: Shape, right: Shape) -> Shape:
+    """Return the shape of an elementwise operation: an extent of 1, or one that lacks, takes the other's."""
+    if left is None or right is None:
+        return None
+    rank = max(len(left), len(right))
+    pairs = zip((1,) * (rank - len(left)) + left, (1,) * (rank - len(right)) + right, strict=True)
+    # Beside an unknown extent a larger one is the result's, or the graph is refused.
+    return tuple(b if a == 1 else a if b == 1 or b is None else b for a, b in pairs)

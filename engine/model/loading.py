@@ -52,7 +52,7 @@ def output_dtype(tf: Any, nodes: Mapping[str, Any], name: str) -> Any:
     node = nodes[node_name]
     try:
         definition = tf.compat.v1.get_default_graph().op_def_for_type(node.op)
-    except tf.errors.NotFoundError as error:
+    except (tf.errors.NotFoundError, RuntimeError) as error:  # 2.21 raises the second
         raise GraphError(f"{name} cannot be fed: this TensorFlow does not know its operation {node.op}") from error
     dtypes: list[Any] = []
     for output in definition.output_arg:
@@ -135,11 +135,6 @@ def translated(tf: Any, given: str = "") -> Iterator[None]:
 # What TensorFlow says, and what it means; in what it means, {0}, {1} are the groups of what it says.
 RIDDLES = (
     (
-        r"NodeDef mentions attr '([^']+)' not in Op<name=(\w+)",
-        "the graph was written by another TensorFlow than this one: its operation {1} has an attribute {0} that this "
-        "one does not know; write it again with a version up to this one, or take the attribute away",
-    ),
-    (
         r"GraphDef min consumer version (\d+) above current version (\d+)",
         "the graph was written by a newer TensorFlow: it asks for GraphDef version {0}, this one reads up to {1}",
     ),
@@ -165,6 +160,11 @@ RIDDLES = (
         r"only supports? (?:the )?NHWC|NHWC tensor format on the CPU|[Cc]onv\w*BackpropInputOp only supports NHWC",
         "the graph keeps channels first (NCHW), which runs on GPUs, and on CPUs only with oneDNN; "
         "unset TF_ENABLE_ONEDNN_OPTS=0, or ask for a GPU",
+    ),
+    (
+        r"could not create a primitive",
+        "oneDNN, which TensorFlow computes with on this CPU, has no convolution for these shapes; the graph may want "
+        "batches of one size (--batch-size N), or TF_ENABLE_ONEDNN_OPTS=0 in the environment of the actors",
     ),
     (
         r"You must feed a value for placeholder tensor '([^']+)' with dtype (\w+)",

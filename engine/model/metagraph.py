@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tensorboard.compat.proto.meta_graph_pb2 import AssetFileDef
+
 from engine.errors import GraphError
 from engine.model.filetype import ModelKind, ModelPath, checkpoint_files
 from engine.model.graphdef import read_graph
@@ -17,6 +19,7 @@ SERVE = "serve"
 DEFAULT_SIGNATURE = "serving_default"
 INIT_SIGNATURE = "__saved_model_init_op"
 MAIN_OPS = ("saved_model_main_op", "legacy_init_op", "serving_init_op", "table_initializer")
+ASSETS = "saved_model_assets"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class MetaGraph:
     """Prefix of the checkpoint that holds the variables; empty where there is none."""
     assets: str = ""
     """Folder of the files that its tables are read from; empty where there are none."""
+    session: Any = None
+    """The live session that holds its variables and tables; None where files do."""
 
     @property
     def graph_def(self) -> Any:
@@ -68,21 +73,28 @@ class MetaGraph:
         return Signature("") if found is None else Signature(chosen, dict(found.inputs), dict(found.outputs))
 
     @property
-    def init_op(self) -> str:
-        """The operation that a SavedModel wants to be run after restoring; empty where there is none."""
+    def restore_op(self) -> str:
+        """The operation that fills the variables; empty where there is none."""
+        return str(self.meta.saver_def.restore_op_name) if self.prefix else ""
+
+    @property
+    def init_ops(self) -> tuple[str, ...]:
+        """Operations that the source wants to be run after restoring, which fill its lookup tables."""
         if INIT_SIGNATURE in self.meta.signature_def:
             outputs = self.meta.signature_def[INIT_SIGNATURE].outputs
-            return next((str(info.name) for info in outputs.values()), "")
-        for name in MAIN_OPS:
-            if name in self.meta.collection_def and self.meta.collection_def[name].node_list.value:
-                return str(self.meta.collection_def[name].node_list.value[0])
-        return ""
+            return tuple(str(info.name) for info in outputs.values())
+        collections = self.meta.collection_def
+        found = [collections[name].node_list.value for name in MAIN_OPS if name in collections]
+        return next((tuple(map(str, names)) for names in found if names), ())
 
     @property
     def asset_files(self) -> dict[str, str]:
         """Path of each asset file, by the tensor that takes it."""
-        found = {info.tensor_info.name: info.filename for info in self.meta.asset_file_def}
-        return {name: str(Path(self.assets) / Path(file).name) for name, file in found.items()}
+        assets = list(self.meta.asset_file_def)
+        if not assets and ASSETS in self.meta.collection_def:  # as TensorFlow 1 noted them
+            kept = self.meta.collection_def[ASSETS].any_list.value
+            assets = [parse_message(AssetFileDef(), self.given, each.value) for each in kept]
+        return {str(each.tensor_info.name): str(Path(self.assets) / Path(each.filename).name) for each in assets}
 
 
 def read_meta_graph(model: ModelPath) -> MetaGraph:
@@ -107,10 +119,12 @@ def _read_saved_model(model: ModelPath) -> MetaGraph:
     if not served and len(message.meta_graphs) > 1:
         tags = "; ".join(",".join(each.meta_info_def.tags) or "none" for each in message.meta_graphs)
         raise GraphError(f"{model.given}: none of its graphs has the tag '{SERVE}'; their tags are {tags}")
+    # Beside the graph for CPUs there may be others for one kind of device, with one tag more.
+    chosen = min(served or message.meta_graphs, key=lambda each: len(each.meta_info_def.tags))
     folder = Path(model.path).parent
     values = checkpoint_files(str(folder / "variables" / "variables"))
     prefix = str(folder / "variables" / "variables") if values else ""
-    return MetaGraph(model.given, model.kind, (served or message.meta_graphs)[0], prefix, str(folder / "assets"))
+    return MetaGraph(model.given, model.kind, chosen, prefix, str(folder / "assets"))
 
 
 def _read_checkpoint(model: ModelPath) -> MetaGraph:
@@ -122,6 +136,5 @@ def _read_checkpoint(model: ModelPath) -> MetaGraph:
         )
     meta = parse_message(MetaGraphDef(), path, read_bytes(path))
     if not meta.graph_def.node:
-        raise GraphError(f"{path}: a MetaGraph without a graph, or one that was cut short")
-    prefix = "" if model.kind is ModelKind.META_GRAPH else model.path
-    return MetaGraph(model.given, ModelKind.CHECKPOINT, meta, prefix)
+        raise GraphError(f"{path}: a MetaGraph without a graph, or one that was cut short; copy it again")
+    return MetaGraph(model.given, model.kind, meta, "" if model.kind is ModelKind.META_GRAPH else model.path)

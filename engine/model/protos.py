@@ -18,6 +18,7 @@ from tensorboard.compat.proto.meta_graph_pb2 import MetaGraphDef
 from engine.errors import GraphError
 from engine.model.filetype import HEAD_BYTES, MAX_GRAPH_BYTES, explain_bytes, text_field
 
+MAX_QUOTED = 200  # characters of a file's own text in a message
 __all__ = ["GraphDef", "MetaGraphDef", "parse_message", "read_bytes", "saved_model_class"]
 
 
@@ -70,7 +71,7 @@ def parse_message(message: Any, path: str, data: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise GraphError(f"{path}: a graph as text that is not UTF-8 ({error})") from error
     except text_format.ParseError as error:
-        raise GraphError(f"{path}: text that is no graph, or was cut short: {error}") from error
+        raise GraphError(f"{path}: text that is no graph, or was cut short: {str(error)[:MAX_QUOTED]}") from error
     except DecodeError as error:
         raise GraphError(f"{path}: expected a model, found {explain_bytes(data)}") from error
     except RecursionError as error:

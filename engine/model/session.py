@@ -92,7 +92,7 @@ class ModelSession:
             DataError: if the graph refuses these values.
             GraphError: if the graph cannot run at all.
         """
-        num_rows = min((len(array) for array in batch.values()), default=0)
+        num_rows = min((len(array) for array in batch.values() if array.ndim), default=0)
         if self.max_rows is not None and num_rows > self.max_rows:
             return self._run_halves(batch, num_rows)
         try:
@@ -126,7 +126,7 @@ class ModelSession:
     def _run_halves(self, batch: Mapping[str, Array], num_rows: int) -> list[Array]:
         middle = (num_rows + 1) // 2
         halves = [
-            self.run({name: array[start:stop] for name, array in batch.items()})
+            self.run({name: array[start:stop] if array.ndim else array for name, array in batch.items()})
             for start, stop in ((0, middle), (middle, num_rows))
         ]
         return [np.concatenate(pair) for pair in zip(*halves, strict=True)]

@@ -76,9 +76,9 @@ def check_place(destination: str) -> None:
     Raises:
         GraphError: if that is a folder, or if a file that is not ours would be lost.
     """
-    path = sidecar_path(destination)
     if Path(destination).is_dir():
         raise GraphError(f"{destination} is a folder; name the file to write, {destination.rstrip('/')}/model.pb")
+    path = sidecar_path(destination)
     if path == Path(destination):
         raise GraphError(f"{destination}: the graph and its ports ({path.name}) need two names; name the graph .pb")
     if path.exists() and not _is_ours(path):

@@ -1,80 +1,19 @@
 """Turns variables into constants, and what takes variables into what takes values. Pure rewriting of a GraphDef.
 
-A variable travels as a handle through identities, loops, branches and function calls to what reads it. Once it is a
-constant, its value travels the same way, so that the types along it change. Graphs that were frozen without that
-step, whose ReadVariableOp reads a Const, are mended by it. Start at `freeze_variables`.
+Once a variable is a constant, its value travels where its handle travelled, and the types along the way change.
+Graphs that were frozen without that step, whose ReadVariableOp reads a Const, are mended by it. Start at
+`freeze_variables`.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
-from tensorboard.compat.proto.types_pb2 import DT_INT32, DT_RESOURCE
+from tensorboard.compat.proto.types_pb2 import DataType
 
 from engine.errors import GraphError
-from engine.model.closure import called_functions, reachable_functions, split_tensor
+from engine.model.bodies import CALLS, PASSING, Arrival, Body, Crossing, follow
 
-# What a value passes through: with it, the attribute that holds the type of what passes.
-PASSING = ("Identity", "Enter", "Exit", "NextIteration", "Switch", "Merge", "StopGradient", "PreventGradient")
-PASSING_MANY = ("IdentityN", "_SwitchN")
-# Calls of functions: which input is the function's first, which attributes list the types, which name functions.
-CALLS = {
-    **dict.fromkeys(("PartitionedCall", "StatefulPartitionedCall"), (0, "Tin", "Tout")),
-    **dict.fromkeys(("If", "StatelessIf", "Case", "StatelessCase"), (1, "Tin", "Tout")),
-    **dict.fromkeys(("While", "StatelessWhile"), (0, "T", "T")),
-}
-# Inside a function an edge is NODE:ARGUMENT:INDEX; these arguments are not the first of their operation.
-SECOND_ARGUMENTS = ("output_true", "value_index")
-
-
-@dataclass(frozen=True, slots=True)
-class _Value:
-    """A tensor that is a value now where it may have been a variable."""
-
-    node: str
-    """Node, or argument of the function."""
-    index: int
-    """Output of the node."""
-    dtype: int
-    """Number of its dtype."""
-    was_handle: bool
-    """Whether it was the handle of a variable, which nothing but the known operations can take."""
-
-
-@dataclass(slots=True)
-class _Body:
-    """The nodes of a graph or of a function, and who reads which tensor."""
-
-    nodes: Any
-    function: Any = None
-    readers: dict[tuple[str, int], list[tuple[Any, int]]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for node in self.nodes:
-            for i, edge in enumerate(node.input):
-                if not edge.startswith("^"):
-                    self.readers.setdefault(self.source(edge), []).append((node, i))
-
-    def source(self, edge: str) -> tuple[str, int]:
-        """Return node and output of an edge."""
-        if self.function is None or edge.count(":") < 2:  # noqa: PLR2004 - NODE:ARGUMENT:INDEX
-            return split_tensor(edge)
-        name, argument, index = edge.split(":")
-        return name, int(index) + (argument in SECOND_ARGUMENTS)
-
-    def edge(self, name: str, argument: str) -> str:
-        """Return how the first output of a node, called `argument` there, is read."""
-        return name if self.function is None else f"{name}:{argument}:0"
-
-    def rename_output(self, name: str, argument: str) -> None:
-        """Let all readers of a node, whose output has got another name, read it by that."""
-        if self.function is None:
-            return
-        for node, i in self.readers.get((name, 0), ()):
-            node.input[i] = self.edge(name, argument)
-        for key, edge in self.function.ret.items():
-            if self.source(edge) == (name, 0):
-                self.function.ret[key] = self.edge(name, argument)
+INT32 = DataType.Value("DT_INT32")
 
 
 def freeze_variables(graph_def: Any, values: Mapping[str, Any]) -> None:
@@ -87,32 +26,130 @@ def freeze_variables(graph_def: Any, values: Mapping[str, Any]) -> None:
     Raises:
         GraphError: if an operation takes a variable for something else than to read it.
     """
-    handles = set()
+    handles = {node.name for node in graph_def.node if node.name in values and node.op == "VarHandleOp"}
     for node in graph_def.node:
         if node.name in values:
-            if node.op == "VarHandleOp":
-                handles.add(node.name)
             node.op = "Const"
-            del node.input[:]
             node.attr.clear()
             node.attr["dtype"].type = values[node.name].dtype
             node.attr["value"].tensor.CopyFrom(values[node.name])
     settle_values(graph_def, handles)
 
 
-def settle_values(graph_def: Any, handles: set[str] | frozenset[str] = frozenset()) -> bool:
-    """Let everything that takes a constant as if it were a variable take its value instead, in place.
+def settle_values(graph_def: Any, handles: Set[str] = frozenset()) -> int:
+    """Let what takes a constant as if it were a variable take a value instead, in place.
 
     Args:
         graph_def: the graph.
-        handles: constants that were handles of variables.
+        handles: names of constants that were handles of variables, which nothing but a known operation takes.
 
     Returns:
-        Whether anything changed.
+        How many operations were changed.
 
     Raises:
-        GraphError: if an operation takes a variable for something else than to read it.
+        GraphError: if an operation takes a handle for something else than to read it.
     """
-    before = graph_def.SerializeToString(deterministic=True) if not handles else b""
-    _Settling(graph_def).run(handles)
-    return bool(handles) or graph_def.SerializeToString(deterministic=True) != before
+    dtypes = {node.name: node.attr["dtype"].type for node in graph_def.node if node.op == "Const"}
+    arrivals, crossings = follow(graph_def, dtypes)
+    changed = sum(_take(each, dtypes[each.origin], each.origin in handles) for each in arrivals)
+    for each in crossings:
+        _cross(each, dtypes[each.origin])
+    return changed
+
+
+def _take(arrival: Arrival, dtype: int, was_handle: bool) -> bool:
+    """Let a node take a value, and say whether that changed it."""
+    body, node, i = arrival.body, arrival.node, arrival.index
+    if node.op in READS:
+        READS[node.op](body, node, dtype)
+        return True
+    if node.op in PASSING or node.op == "IdentityN":
+        return arrival.goes_on and _retype(node, "T", i, dtype)
+    if node.op in CALLS:
+        first, types, _ = CALLS[node.op]
+        return i >= first and _retype(node, types, i - first, dtype)
+    if was_handle and not arrival.goes_on:
+        raise GraphError(takes_more(node, arrival.origin))
+    return False
+
+
+def takes_more(node: Any, variable: str) -> str:
+    """Say that a node does more with a variable than to read it."""
+    return (
+        f"{node.name} ({node.op}) takes the variable {variable} for more than its value, and a frozen graph has "
+        "constants; name outputs that do not depend on it (--outputs)"
+    )
+
+
+def _cross(crossing: Crossing, dtype: int) -> None:
+    """Let a value enter a function, or leave it."""
+    if crossing.argument.type == dtype:
+        return
+    crossing.argument.type = dtype
+    for node in crossing.callers:
+        if node.op in CALLS:
+            _retype(node, CALLS[node.op][2], crossing.index, dtype)
+    if not crossing.callers:
+        # What was noted of the handle does not hold for the value: its shape, and what it stands for.
+        crossing.argument.ClearField("handle_data")
+        crossing.function.attr.pop("_input_shapes", None)
+        if crossing.index in crossing.function.arg_attr:
+            crossing.function.arg_attr[crossing.index].attr.pop("_output_shapes", None)
+
+
+def _retype(node: Any, attribute: str, i: int, dtype: int) -> bool:
+    """Change the type that a node has noted for its input or output `i`, and say whether that was another one."""
+    held = node.attr[attribute]
+    is_list = held.WhichOneof("value") == "list"
+    if (held.list.type[i] if is_list else held.type) == dtype:
+        return False
+    if is_list:
+        held.list.type[i] = dtype
+    else:
+        held.type = dtype
+    node.attr.pop("_output_shapes", None)
+    if attribute != "Tin" and "output_shapes" in node.attr and node.attr["output_shapes"].list.shape:
+        node.attr["output_shapes"].list.shape[i].Clear()
+        node.attr["output_shapes"].list.shape[i].unknown_rank = True
+    return True
+
+
+def _read(body: Body, node: Any, dtype: int) -> None:
+    node.op = "Identity"
+    node.attr.clear()
+    node.attr["T"].type = dtype
+    body.rename_output(node.name, "output")
+
+
+def _read_shape(_: Body, node: Any, dtype: int) -> None:
+    node.op = "Shape"
+    node.attr["T"].type = dtype
+
+
+def _gather(body: Body, node: Any, dtype: int) -> None:
+    indices, batch_dims = node.attr["Tindices"].type, node.attr["batch_dims"].i
+    axis = body.add(f"{node.name}/axis", "Const")
+    axis.attr["dtype"].type = axis.attr["value"].tensor.dtype = INT32
+    axis.attr["value"].tensor.tensor_shape.SetInParent()
+    axis.attr["value"].tensor.int_val.append(batch_dims)
+    node.op = "GatherV2"
+    node.input.insert(2, body.edge(axis.name, "output"))
+    node.attr.clear()
+    node.attr["Tparams"].type, node.attr["Tindices"].type, node.attr["Taxis"].type = dtype, indices, INT32
+    node.attr["batch_dims"].i = batch_dims
+
+
+def _gather_nd(_: Body, node: Any, dtype: int) -> None:
+    indices = node.attr["Tindices"].type
+    node.op = "GatherNd"
+    node.attr.clear()
+    node.attr["Tparams"].type, node.attr["Tindices"].type = dtype, indices
+
+
+# What reads a variable, and what makes it read a value.
+READS: Mapping[str, Callable[[Body, Any, int], None]] = {
+    "ReadVariableOp": _read,
+    "VariableShape": _read_shape,
+    "ResourceGather": _gather,
+    "ResourceGatherNd": _gather_nd,
+}

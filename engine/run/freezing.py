@@ -8,7 +8,7 @@ import os
 import socket
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,10 @@ def freeze_on_worker(call: Callable[..., ScoredModel | EngineError], bound: Boun
         Mistake: if the model cannot be frozen, or the worker's node does not see it.
         JobFailedError: if the process dies.
     """
+    # The graph itself need not travel: the worker reads it where it lies.
+    slim = replace(bound, known=replace(bound.known, meta=None))
     try:
-        value = call(freeze_here, bound)
+        value = call(freeze_here, slim)
     except WorkerLostError as error:
         path = bound.known.found.given
         raise JobFailedError(f"the process that froze {path} was lost; was its memory enough? {error}") from error

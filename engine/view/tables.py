@@ -1,9 +1,8 @@
-"""Tables for people: a summary, a plan, a model. Writes to the stream that it is given.
+"""Tables for people: a summary, a plan. Writes to the stream that it is given.
 
-Start at `print_summary`, `print_preview` and `print_description`.
+Start at `print_summary` and `print_preview`; `print_table` is what every table is printed by.
 """
 
-import shlex
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TextIO
 
@@ -11,15 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from engine.model.describe import GraphDescription
     from engine.preview import Preview
     from engine.run.summary import Summary
 
-SHOWN = 8
 KIB = 1024
 
 
-def _print(title: str, rows: Iterable[tuple[str, str]], stream: TextIO) -> None:
+def print_table(title: str, rows: Iterable[tuple[str, str]], stream: TextIO) -> None:
+    """Print rows of a name and a text under a title."""
     table = Table(title=title, show_header=False, title_justify="left", box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -65,7 +63,7 @@ def print_summary(summary: "Summary", stream: TextIO) -> None:
         rows.append(("this run", "nothing was left to score"))
     if not summary.bytes_stable:
         rows.append(("bytes not stable", summary.bytes_stable_reason))
-    _print("Scored" if summary.attempts else "Already scored", rows, stream)
+    print_table("Scored" if summary.attempts else "Already scored", rows, stream)
 
 
 def print_preview(preview: "Preview", stream: TextIO) -> None:
@@ -88,46 +86,4 @@ def print_preview(preview: "Preview", stream: TextIO) -> None:
         ("output", f"{preview.output}/"),
         *(("", name) for name in preview.parts),
     ]  # fmt: skip
-    _print("Plan", rows, stream)
-
-
-def print_description(model: str, description: "GraphDescription", stream: TextIO) -> None:
-    """Print what a graph holds."""
-    operations = [f"{name} x{count}" for name, count in description.operations]
-    more = f" and {len(operations) - SHOWN} other types" if len(operations) > SHOWN else ""
-    rows = [
-        ("model", model),
-        ("size", bytes_text(description.size_bytes)),
-        ("parameters", f"{description.parameters:,}"),
-        ("operations", f"{sum(count for _, count in description.operations):,}: {', '.join(operations[:SHOWN])}{more}"),
-        ("producer", str(description.producer)),
-        *(("input", str(spec)) for spec in description.inputs),
-        *(("likely output", str(spec)) for spec in description.outputs),
-    ]
-    if description.variables:
-        rows.append(("not frozen", f"{len(description.variables)} variables, first: {description.variables[0]}"))
-        rows.append(("to score", "freeze it from its checkpoint first"))
-    else:
-        rows.append(("to score", command_to_paste(model, description)))
-    _print("Model", rows, stream)
-
-
-def command_to_paste(model: str, description: "GraphDescription") -> str:
-    """Return a command that scores with the graph's own tensor names, each with a column of its own."""
-    words = ["icefloe", "score", "--model", model, "--input", "INPUT", "--output", "OUTPUT"]
-    fed = [spec for spec in description.inputs if spec.shape != ()]
-    # An output that is known to follow the rows, if any is: the others may be sums and the like.
-    rows = [spec for spec in description.outputs if spec.shape and spec.shape[0] is None]
-    for flag, specs in (("--feed", fed), ("--fetch", rows or description.outputs)):
-        lasts = [_last_word(spec.name) for spec in specs]
-        for spec, last in zip(specs, lasts, strict=True):
-            column = last if lasts.count(last) == 1 else spec.name.partition(":")[0].replace("/", "_")
-            words += [flag, f"{spec.name}={column}"]
-    for spec in description.inputs:
-        if spec.shape == ():  # one value for all rows
-            words += ["--set", f"{spec.name}=VALUE"]
-    return shlex.join(words)
-
-
-def _last_word(name: str) -> str:
-    return name.partition(":")[0].rpartition("/")[2]
+    print_table("Plan", rows, stream)

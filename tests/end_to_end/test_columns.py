@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import graphs
@@ -12,7 +11,6 @@ from engine.run.summary import Summary
 
 pytestmark = [pytest.mark.ray, pytest.mark.tf, pytest.mark.usefixtures("local_ray")]
 
-CASES = Path(__file__).resolve().parents[2].parent / "shared" / "cases"
 ROWS = 10
 
 
@@ -115,36 +113,3 @@ def test_a_random_operation_ends_the_promise_of_equal_bytes(tmp_path: Path) -> N
     _, summary = score_table(table, graphs.write(tmp_path / "m.pb", made), tmp_path)
     assert not summary.bytes_stable
     assert "noise (RandomUniform)" in summary.bytes_stable_reason
-
-
-@pytest.mark.skipif(not CASES.exists(), reason="the graphs of others are not beside this checkout")
-@pytest.mark.parametrize(
-    "name",
-    ["mlnet_types_identity", "triton_simple_string", "triton_identity_mixed_rank", "dl4j_mnist_00", "tf2onnx_lstm"],
-)
-def test_graphs_of_others_give_their_expected_values(name: str, tmp_path: Path) -> None:
-    case = next(each for each in json.loads((CASES / "index.json").read_text()) if each["case"] == name)
-    inputs = dict(np.load(CASES / name / "inputs.npz"))
-    expected = dict(np.load(CASES / name / "expected.npz"))
-    columns = {key: array for key, array in inputs.items() if array.ndim}
-    constants = {key: array.item() for key, array in inputs.items() if not array.ndim}
-    names = {key: key.split(":")[0].replace("/", "_") for key in [*columns, *expected]}
-    table = pa.table({names[key]: pa.array(array.tolist()) for key, array in columns.items()})
-    table = table.cast(pa.schema([pa.field(names[k], nested_type(array)) for k, array in columns.items()]))
-    settings = {"feed": {key: names[key] for key in columns}, "set": constants, "keep": "none"}
-    fetch = {key: f"out_{names[key]}" for key in expected}
-    output, _ = score_table(table, str(CASES / name / "model.pb"), tmp_path, fetch=fetch, **settings)
-    for key, array in expected.items():
-        found = np.array(output[fetch[key]].to_pylist(), dtype=object if array.dtype.kind in "SO" else array.dtype)
-        if array.dtype.kind in "SO":
-            assert found.tolist() == array.astype(object).tolist()
-        else:
-            found = found.reshape(array.shape)
-            np.testing.assert_allclose(found, array, rtol=case["rtol"] or 1e-5, atol=case["atol"] or 1e-6)
-
-
-def nested_type(array: np.ndarray) -> pa.DataType:
-    leaf = pa.binary() if array.dtype.kind in "SO" else pa.from_numpy_dtype(array.dtype)
-    for _ in array.shape[1:]:
-        leaf = pa.list_(leaf)
-    return leaf

@@ -1,17 +1,12 @@
 import io
 import re
-import shlex
 from dataclasses import replace
 
 import pytest
-from graphs import graph, linear, node, placeholder
-from tensorboard.compat.proto.graph_pb2 import GraphDef
 
-from engine.model.describe import GraphDescription, describe_graph
-from engine.model.graphdef import Graph
 from engine.preview import DataInFlight, Preview
 from engine.run.summary import Summary
-from engine.view.tables import bytes_text, command_to_paste, print_description, print_preview, print_summary
+from engine.view.tables import bytes_text, print_preview, print_summary
 
 LONG = "/data/" + "a-rather-long-folder-name/" * 12 + "model.pb"
 
@@ -64,11 +59,6 @@ PREVIEW = Preview(
 )
 
 
-def described(graph_def: GraphDef) -> GraphDescription:
-    nodes = {item.name: item for item in graph_def.node}
-    return describe_graph(Graph("m.pb", graph_def.SerializeToString(), graph_def, nodes))
-
-
 def summary_text(**changes: object) -> str:
     stream = io.StringIO()
     print_summary(replace(SUMMARY, **changes), stream)
@@ -78,12 +68,6 @@ def summary_text(**changes: object) -> str:
 def preview_text(**changes: object) -> str:
     stream = io.StringIO()
     print_preview(replace(PREVIEW, **changes), stream)
-    return stream.getvalue()
-
-
-def description_text(model: str, graph_def: GraphDef) -> str:
-    stream = io.StringIO()
-    print_description(model, described(graph_def), stream)
     return stream.getvalue()
 
 
@@ -167,44 +151,16 @@ def test_a_preview_of_columns_of_varying_width_is_not_called_exact() -> None:
     assert "by the first footer" in text
 
 
-def test_a_description() -> None:
-    text = description_text(LONG, linear())
-    for part in (
-        LONG,
-        "4: ",
-        "MatMul x1",
-        "2000",
-        "inputs:0 (float32 [?, 4])",
-        "prediction:0 (float32 [?, 3])",
-        command_to_paste(LONG, described(linear())),
-    ):
-        assert part in text
-    assert next(line for line in text.splitlines() if line.startswith("parameters")).split()[1:] == ["12"]
-    assert "not frozen" not in text
-
-
-def test_a_description_of_a_graph_that_is_not_frozen() -> None:
-    text = description_text("m.pb", graph(*linear().node, node("w", "VariableV2", dtype="float32")))
-    assert "1 variables, first: w" in text
-
-
-def test_a_description_counts_the_types_that_it_leaves_out() -> None:
-    text = description_text("m.pb", graph(*(node(f"n{i}", f"Op{i}") for i in range(11))))
-    assert "Op7 x1 and 3 other types" in text
-    assert "Op8 x1" not in text
-
-
 @pytest.mark.parametrize(
     "model", [LONG, "/data/[bold]/m.pb", "/data/[/]/m.pb", "/data/ü b/m.pb", "/data/:100:/m.pb", "/data/:cat:.pb"]
 )
 def test_files_and_pipes_get_whole_paths(model: str) -> None:
-    assert model in description_text(model, linear()).splitlines()[1]
     assert model in preview_text(model=model)
     assert model in summary_text(output=model)
 
 
 def test_tables_for_files_hold_no_escape_codes() -> None:
-    assert "\x1b" not in summary_text() + preview_text() + description_text("m.pb", linear())
+    assert "\x1b" not in summary_text() + preview_text()
 
 
 def test_a_terminal_folds_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,41 +175,3 @@ def test_a_terminal_folds_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     lines = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).splitlines()
     assert max(len(line) for line in lines) <= 60
     assert LONG in "".join(line[16:].strip() for line in lines)
-
-
-def test_the_command_scores_with_the_graph_s_own_names() -> None:
-    found = described(linear(name="net/x", output="net/probabilities"))
-    assert command_to_paste("m.pb", found) == (
-        "icefloe score --model m.pb --input INPUT --output OUTPUT "
-        "--feed net/x:0=x --fetch net/probabilities:0=probabilities"
-    )
-
-
-@pytest.mark.parametrize("model", ["/my models/m.pb", "it's.pb", "$HOME/m.pb", "a;b.pb", "m*.pb"])
-def test_the_command_is_quoted_for_a_shell(model: str) -> None:
-    command = command_to_paste(model, described(linear()))
-    words = shlex.split(command)
-    assert words[words.index("--model") + 1] == model
-    assert shlex.join(words) == command
-
-
-def test_the_command_gives_every_output_a_column_of_its_own() -> None:
-    both = graph(
-        placeholder("x", "float32", [None]),
-        node("left/out", "Identity", "x", T="float32"),
-        node("right/out", "Identity", "x", T="float32"),
-    )
-    words = shlex.split(command_to_paste("m.pb", described(both)))
-    columns = [words[i + 1].split("=")[1] for i, word in enumerate(words) if word == "--fetch"]
-    assert len(columns) == len(set(columns)) == 2
-
-
-def test_the_command_sets_what_has_no_batch_axis() -> None:
-    dropout = graph(
-        placeholder("x", "float32", [None]),
-        placeholder("keep_prob", "float32", []),
-        node("y", "Mul", "x", "keep_prob", T="float32"),
-    )
-    words = shlex.split(command_to_paste("m.pb", described(dropout)))
-    assert "x:0=x" in words
-    assert "keep_prob:0=keep_prob" not in words, "a column cannot fill a scalar"
