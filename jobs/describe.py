@@ -24,19 +24,19 @@ def describe(
     json: Annotated[bool, Parameter(help="Print it as JSON.", negative="", show_default=False)] = False,
 ) -> None:
     """Show what a model is: ports, weights, operations, what stands in the way of scoring, and a command to paste."""
-    from engine.model.describe import describe_model, open_model
+    from engine.model.describing.describe import describe_model, open_model
     from engine.view.commands import command_to_paste
     from engine.view.description import print_description
 
     opened = open_model(model)
     description = describe_model(opened)
     if tensorboard is not None:
-        from engine.model.tensorboard_log import write_graph_log
+        from engine.model.describing.tensorboard_log import write_graph_log
 
         write_graph_log(opened.graph, tensorboard)
         sys.stderr.write(f"the graph is in {tensorboard}; tensorboard --logdir shows it\n")
     if load:
-        from engine.model.cost import load_graph
+        from engine.model.describing.cost import load_graph
         from jobs.native_logs import quiet_tensorflow
 
         with quiet_tensorflow():

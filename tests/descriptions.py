@@ -5,8 +5,8 @@ from graphs import constant, graph, node, placeholder
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.compat.proto.node_def_pb2 import NodeDef
 
-from engine.model.describe import OpenedModel, describe_model
-from engine.model.description import Description
+from engine.model.describing.describe import OpenedModel, describe_model
+from engine.model.describing.description import Description
 from engine.model.filetype import ModelKind, ModelPath
 from engine.model.graphdef import graph_of
 from engine.model.metagraph import MetaGraph

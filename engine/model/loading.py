@@ -13,7 +13,6 @@ from google.protobuf.message import DecodeError
 
 from engine.errors import DataError, EngineError, GraphError
 from engine.model.closure import prune_graph, split_tensor
-from engine.model.graphdef import PLACEHOLDERS
 from engine.model.operations import hint_for
 from engine.model.tensor import TensorSpec
 
@@ -30,8 +29,8 @@ def import_between(
     except DecodeError as error:
         raise GraphError(f"these {len(data)} bytes are no GraphDef: {error}") from error
     nodes = {node.name: node for node in graph_def.node}
-    inner = [name for name in feeds if nodes[split_tensor(name)[0]].op not in PLACEHOLDERS]
-    stand_ins = {name: tf.compat.v1.placeholder(output_dtype(tf, nodes, name)) for name in inner}
+    inner = [name for name in feeds if nodes[split_tensor(name)[0]].op not in ("Placeholder", "PlaceholderV2")]
+    stand_ins = {name: _stand_in(tf, nodes, name) for name in inner}
     fed = {split_tensor(name)[0] for name in feeds if name not in stand_ins}
     pruned = prune_graph(graph_def, feeds, [*fetches, *init_ops], fed)
     read = {split_tensor(edge) for node in pruned.node for edge in node.input}
@@ -40,6 +39,13 @@ def import_between(
     graph = tf.compat.v1.get_default_graph()
     others = [name for name in (*feeds, *fetches) if name not in stand_ins]
     return stand_ins | {name: graph.get_tensor_by_name(name) for name in others}
+
+
+def _stand_in(tf: Any, nodes: Mapping[str, Any], name: str) -> Any:
+    node = nodes[split_tensor(name)[0]]
+    has_shape = node.op == "PlaceholderWithDefault" and "shape" in node.attr
+    shape = tf.TensorShape(node.attr["shape"].shape) if has_shape else None
+    return tf.compat.v1.placeholder(output_dtype(tf, nodes, name), shape)
 
 
 def output_dtype(tf: Any, nodes: Mapping[str, Any], name: str) -> Any:

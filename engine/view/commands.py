@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Iterable, Sequence
 
-from engine.model.description import Description, Kind
+from engine.model.describing.description import Description, Kind
 from engine.model.metagraph import DEFAULT_SIGNATURE
 from engine.model.ports import INPUT, default_columns
 from engine.model.tensor import TensorSpec

@@ -6,7 +6,7 @@ Names come from the model's file, which may hold anything: what would steer a te
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
-from engine.model.description import Description, Kind, SignatureDescription
+from engine.model.describing.description import Description, Kind, SignatureDescription
 from engine.model.keras_file import KerasFile
 from engine.model.operations import tensorflow_version
 from engine.model.tensor import shape_text

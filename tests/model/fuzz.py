@@ -25,7 +25,7 @@ from graphs import constant, graph, node, placeholder
 
 from engine.errors import EngineError
 from engine.model.audit import audit_everything, audit_graph
-from engine.model.describe import describe_model, open_model
+from engine.model.describing.describe import describe_model, open_model
 from engine.model.known import Request, bind_model, read_model
 from engine.model.operations import effect_of
 from engine.model.protos import GraphDef, MetaGraphDef, saved_model_class

@@ -159,10 +159,12 @@ def test_a_graph_cut_at_any_byte_is_a_graph_error_or_a_smaller_graph(tmp_path: P
     path = tmp_path / "m.pb"
     for stop in range(len(data)):
         path.write_bytes(data[:stop])
+        said = ""
         try:
             assert read_graph(str(path)).graph_def.node
         except GraphError as error:
-            assert str(error).startswith(f"{path}: expected a ")
+            said = str(error)
+        assert not said or said.startswith(f"{path}: expected a ")
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 
 from engine.errors import EngineError, GraphError
 from engine.model import keras_file
-from engine.model.describe import describe_model, open_model
-from engine.model.description import Kind
+from engine.model.describing.describe import describe_model, open_model
+from engine.model.describing.description import Kind
 from engine.model.filetype import ModelKind, ModelPath
 from engine.model.keras_file import KerasFile, read_keras_file
 from engine.model.tensor import TensorSpec

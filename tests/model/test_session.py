@@ -75,6 +75,23 @@ def test_several_inputs_and_outputs_come_by_name_and_in_order() -> None:
     assert [spec.name for spec in model.outputs] == ["sum:0", "difference:0", "a:0"]
 
 
+@pytest.mark.parametrize("how", ["default", "set", "fed"])
+def test_a_placeholder_with_a_default_may_be_left_set_or_fed(how: str) -> None:
+    default = node("k", "PlaceholderWithDefault", "one", dtype="float32")
+    default.attr["shape"].shape.SetInParent()
+    graph_def = graph(
+        placeholder("x", "float32", [None]),
+        constant("one", np.float32(1)),
+        default,
+        node("y", "Mul", "x", "k", T="float32"),
+    )
+    x = np.array([1, 2], np.float32)
+    feeds = ["x:0", "k:0"] if how == "fed" else ["x:0"]
+    model = load(graph_def, feeds, ["y:0"], {"k:0": 3.0} if how == "set" else {})
+    found = model.run({"x:0": x, "k:0": np.float32(5)} if how == "fed" else {"x:0": x})[0]
+    np.testing.assert_array_equal(found, x * {"default": 1, "set": 3, "fed": 5}[how])
+
+
 def test_outputs_beyond_the_first() -> None:
     graph_def = graph(placeholder("x", "float32", [None, 2]), split("parts", "x"))
     model = load(graph_def, ["x:0"], ["parts:1", "parts:0"])

@@ -6,7 +6,7 @@ from descriptions import described, described_meta, training, variable
 from graphs import graph, linear, node, placeholder
 from tensorboard.compat.proto.meta_graph_pb2 import MetaGraphDef
 
-from engine.model.description import Description, Kind
+from engine.model.describing.description import Description, Kind
 from engine.model.filetype import ModelKind
 from engine.model.keras_file import KerasFile
 from engine.model.sidecar import Ports

@@ -8,7 +8,7 @@ from descriptions import calling, described, described_meta, training
 from graphs import constant, graph, linear, node, placeholder
 from tensorboard.compat.proto.meta_graph_pb2 import MetaGraphDef
 
-from engine.model.description import Description, Kind, LoadedGraph, SignatureDescription, SignatureEntry
+from engine.model.describing.description import Description, Kind, LoadedGraph, SignatureDescription, SignatureEntry
 from engine.model.filetype import ModelKind
 from engine.model.keras_file import KerasFile
 from engine.model.sidecar import Ports

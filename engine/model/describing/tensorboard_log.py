@@ -12,8 +12,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from engine.errors import ConfigError
+from engine.model.describing.slim import without_weights
 from engine.model.graphdef import Graph
-from engine.model.slim import without_weights
 
 
 def write_graph_log(graph: Graph | None, folder: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from engine.model.layers import count_elements
+from engine.model.describing.layers import count_elements
 
 # Constants that shapes and axes are computed from are smaller, so shapes stay known without the larger ones.
 MAX_ELEMENTS = 1024

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 from engine.errors import EngineError, GraphError
-from engine.model.describe import describe_model, open_model
-from engine.model.description import Kind, UnknownOperation
+from engine.model.describing.describe import describe_model, open_model
+from engine.model.describing.description import Kind, UnknownOperation
 from engine.model.filetype import ModelKind
 from engine.model.graphdef import check_ports, read_graph
 from engine.model.protos import MetaGraphDef, saved_model_class
 from engine.model.sidecar import Ports, sidecar_bytes, sidecar_path
 from engine.model.tensor import TensorSpec
 
-CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
+CASES = Path(__file__).resolve().parents[4] / "shared" / "cases"
 INDEX = json.loads((CASES / "index.json").read_text()) if (CASES / "index.json").exists() else []
 UNREADABLE = ("corrupt_empty_file", "corrupt_truncated_mid_field", "lfs_pointer_identity_string")
 READABLE = [case for case in INDEX if case["case"] not in UNREADABLE]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.model.closure import called_functions
+from engine.model.describing.training import BATCH_NORM, DROPOUT, training_kind
 from engine.model.graphdef import INITIALISERS, MAX_RANK, VARIABLES, dtype_name
-from engine.model.training import BATCH_NORM, DROPOUT, training_kind
 
 EMBEDDINGS, ARITHMETIC, OTHER, TRAINING = "Gather (embeddings)", "arithmetic", "other", ""
 # Layer types by the beginning of an operation's name; a weight that two of them read counts for the first.

@@ -4,7 +4,7 @@ from descriptions import calling, variable
 from graphs import constant, graph, linear, node, placeholder
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
-from engine.model.layers import Layer, count_layers, layer_type, plain_operation, weight_size
+from engine.model.describing.layers import Layer, count_layers, layer_type, plain_operation, weight_size
 
 
 def layers(graph_def: GraphDef) -> dict[str, tuple[int, int, int]]:

@@ -1,7 +1,7 @@
 """Describes a model from its files alone, as a doctor would: what it is, what ails it, and what to do.
 
 Needs no TensorFlow, and looks at no weight. Start at `open_model`, then `describe_model`; what only TensorFlow can
-tell is `engine.model.cost`'s.
+tell is `engine.model.describing.cost`'s.
 """
 
 from collections import Counter
@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import GraphError
-from engine.model.advice import Ailments, notes_on
 from engine.model.audit import audit_everything, audit_graph
 from engine.model.closure import needed_nodes, reachable_functions, split_tensor
-from engine.model.description import Description, Kind, UnknownOperation
-from engine.model.ends import describe_signatures, find_ends, optional_inputs, unused_inputs
+from engine.model.describing.advice import Ailments, notes_on
+from engine.model.describing.description import Description, Kind, UnknownOperation
+from engine.model.describing.ends import describe_signatures, find_ends, optional_inputs, unused_inputs
+from engine.model.describing.layers import count_layers, weight_size
+from engine.model.describing.training import find_leftovers
 from engine.model.filetype import HEAD_BYTES, ModelKind, ModelPath, checkpoint_files, locate_model, text_field
 from engine.model.graphdef import INITIALISERS, TABLES, VARIABLES, Graph, graph_of, is_random, read_graph
 from engine.model.keras_file import read_keras_file
-from engine.model.layers import count_layers, weight_size
 from engine.model.metagraph import MetaGraph, read_meta_graph
 from engine.model.operations import hint_for, is_known
 from engine.model.sidecar import Ports, read_sidecar
-from engine.model.training import find_leftovers
 
 SOURCES = {
     ModelKind.SAVED_MODEL: Kind.SAVED_MODEL,

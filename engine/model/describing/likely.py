@@ -11,6 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.model.closure import CONTROL, needed_nodes, split_tensor
+from engine.model.describing.training import (
+    ASSIGNMENTS,
+    LOSSES,
+    OPTIMIZER,
+    PIPELINE,
+    SAVING,
+    SIGNS_OF_TRAINING,
+    training_kind,
+)
 from engine.model.graphdef import (
     INITIALISERS,
     NO_OUTPUTS,
@@ -23,7 +32,6 @@ from engine.model.graphdef import (
     read_shape,
 )
 from engine.model.tensor import TensorSpec
-from engine.model.training import ASSIGNMENTS, LOSSES, OPTIMIZER, PIPELINE, SAVING, SIGNS_OF_TRAINING, training_kind
 
 # Words of a name, best first, that say "prediction"; and words that say that it is none.
 GOOD_WORDS = (

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.model.closure import needed_nodes
-from engine.model.description import SignatureDescription, SignatureEntry
+from engine.model.describing.description import SignatureDescription, SignatureEntry
+from engine.model.describing.likely import find_placeholders, likely_inputs, likely_outputs
 from engine.model.graphdef import Graph, describe_tensor, dtype_name, read_shape
 from engine.model.infer import infer_tensor
-from engine.model.likely import find_placeholders, likely_inputs, likely_outputs
 from engine.model.metagraph import DEFAULT_SIGNATURE, MetaGraph
 from engine.model.sidecar import Ports
 from engine.model.tensor import TensorSpec

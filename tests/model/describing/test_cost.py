@@ -6,8 +6,8 @@ from descriptions import calling, described, training, variable
 from graphs import constant, graph, linear, node, placeholder
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
-from engine.model.cost import Measured, count_multiply_adds, load_graph, multiply_adds
-from engine.model.description import LoadedGraph
+from engine.model.describing.cost import Measured, count_multiply_adds, load_graph, multiply_adds
+from engine.model.describing.description import LoadedGraph
 from engine.model.graphdef import graph_of
 from engine.model.sidecar import Ports
 from engine.model.tensor import Shape, TensorSpec
@@ -190,9 +190,9 @@ def test_a_graph_that_takes_no_batch_of_one() -> None:
 def test_cases_have_the_shapes_that_tensorflow_gave_them() -> None:
     import json
 
-    from engine.model.describe import describe_model, open_model
+    from engine.model.describing.describe import describe_model, open_model
 
-    cases = Path(__file__).resolve().parents[3] / "shared" / "cases"
+    cases = Path(__file__).resolve().parents[4] / "shared" / "cases"
     if not cases.exists():
         pytest.skip("the cases are not beside this checkout")
     checked = 0

@@ -2,7 +2,7 @@ import pytest
 from descriptions import training, variable
 from graphs import node
 
-from engine.model.training import Leftover, find_leftovers, training_kind
+from engine.model.describing.training import Leftover, find_leftovers, training_kind
 
 
 @pytest.mark.parametrize(

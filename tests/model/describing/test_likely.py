@@ -4,8 +4,8 @@ from descriptions import training, variable
 from graphs import constant, graph, identity, linear, node, placeholder
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
+from engine.model.describing.likely import find_placeholders, likely_inputs, likely_outputs
 from engine.model.graphdef import graph_of
-from engine.model.likely import find_placeholders, likely_inputs, likely_outputs
 from engine.model.tensor import TensorSpec
 
 

@@ -18,9 +18,9 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 from engine.errors import ConfigError
+from engine.model.describing.slim import without_weights
+from engine.model.describing.tensorboard_log import write_graph_log
 from engine.model.graphdef import graph_of
-from engine.model.slim import without_weights
-from engine.model.tensorboard_log import write_graph_log
 
 
 def heavy() -> GraphDef:
@@ -96,7 +96,7 @@ def records(data: bytes) -> Iterator[bytes]:
 
 def test_writing_it_imports_no_tensorflow(tmp_path: Path) -> None:
     code = (
-        "import sys; from engine.model.tensorboard_log import write_graph_log; "
+        "import sys; from engine.model.describing.tensorboard_log import write_graph_log; "
         "from engine.model.graphdef import graph_of; from engine.model.protos import GraphDef; "
         f"write_graph_log(graph_of('m', GraphDef()), {str(tmp_path)!r}); print('tensorflow' in sys.modules)"
     )

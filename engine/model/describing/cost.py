@@ -12,12 +12,12 @@ from typing import Any
 from engine.errors import GraphError
 from engine.model.audit import audit_graph, check_audit
 from engine.model.closure import needed_nodes, reachable_functions, split_tensor
-from engine.model.description import Description, LoadedGraph
+from engine.model.describing.description import Description, LoadedGraph
+from engine.model.describing.layers import plain_operation
+from engine.model.describing.slim import without_weights
 from engine.model.graphdef import Graph
-from engine.model.layers import plain_operation
 from engine.model.loading import import_between, one_line, refused_at_load, tensor_spec, translated
 from engine.model.session import import_tensorflow
-from engine.model.slim import without_weights
 from engine.model.tensor import Shape, TensorSpec
 
 CONVOLUTIONS = ("Conv2D", "Conv3D", "Conv", "DepthwiseConv2dNative")

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from engine.model.audit import Finding
+from engine.model.describing.layers import Layer
+from engine.model.describing.training import Leftover
 from engine.model.keras_file import KerasFile
-from engine.model.layers import Layer
 from engine.model.tensor import TensorSpec
-from engine.model.training import Leftover
 
 
 class Kind(StrEnum):

@@ -6,9 +6,9 @@ Pure. Start at `notes_on`.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from engine.model.description import Description, Kind
+from engine.model.describing.description import Description, Kind
+from engine.model.describing.training import ASSIGNMENTS, BATCH_NORM, DROPOUT, PIPELINE, Leftover
 from engine.model.keras_file import KerasFile
-from engine.model.training import ASSIGNMENTS, BATCH_NORM, DROPOUT, PIPELINE, Leftover
 
 MEND = "icefloe freeze mends it"
 EXPORT = "export a SavedModel where the model is built (model.export)"

@@ -1,0 +1,1 @@
+"""What a model is and what ails it, told from its files."""
