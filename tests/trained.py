@@ -28,10 +28,11 @@ def session() -> Iterator[tuple[Any, Any, Any]]:
 
 
 @contextlib.contextmanager
-def old_control_flow() -> Iterator[None]:
-    """tf.cond and tf.while_loop of Switch and Merge, as before TensorFlow 2."""
+def control_flow(version: str) -> Iterator[None]:
+    """tf.cond and tf.while_loop as functions (`v2`), or of Switch and Merge as before TensorFlow 2 (`v1`)."""
     v1 = tensorflow().compat.v1
-    v1.disable_control_flow_v2()
+    if version == "v1":
+        v1.disable_control_flow_v2()
     try:
         yield
     finally:
@@ -110,8 +111,3 @@ def normalised(rows: np.ndarray, averages: list[np.ndarray], epsilon: float) -> 
     """Batch norm in its inference form; averages are gamma, beta, moving mean and moving variance."""
     gamma, beta, mean, variance = averages
     return (rows - mean) / np.sqrt(variance + epsilon) * gamma + beta
-
-
-@contextlib.contextmanager
-def nothing() -> Iterator[None]:
-    yield

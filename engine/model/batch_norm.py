@@ -7,13 +7,14 @@ Pure rewriting. Start at `mend_batch_norms`.
 import re
 from typing import Any
 
-import numpy as np
+from tensorboard.compat.proto.types_pb2 import DataType
 
 from engine.errors import GraphError
 from engine.model.bodies import BRANCHES, LOOPS, SWITCHES
 from engine.model.closure import split_tensor
 from engine.model.rewriting import HOLDERS, THROUGH, Rewriting
 
+INT64 = DataType.Value("DT_INT64")
 AVERAGES = ("moving_mean", "moving_variance")
 # What tf.nn.moments calls its results, with and without the axes that it reduced.
 MOMENTS = {"mean": 0, "Squeeze": 0, "variance": 1, "Squeeze_1": 1}
@@ -103,4 +104,6 @@ def _reduces_batch(graph: Rewriting, mean: Any) -> bool:
     if axes is None or axes.op != "Const":
         return True
     tensor = axes.attr["value"].tensor
-    return 0 in (list(tensor.int_val) or np.frombuffer(tensor.tensor_content, np.int32).tolist() or [0])
+    width = 8 if tensor.dtype == INT64 else 4
+    packed = [tensor.tensor_content[i : i + width] for i in range(0, len(tensor.tensor_content), width)]
+    return 0 in (*tensor.int_val, *tensor.int64_val, *(int.from_bytes(each, "little", signed=True) for each in packed))

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from google.protobuf.message import DecodeError
+
 from engine.errors import GraphError
 from engine.model.audit import audit_everything, audit_graph, check_audit
 from engine.model.closure import split_tensor
@@ -121,7 +123,8 @@ def save_checkpoint(
         except (ValueError, RuntimeError, tf.errors.OpError) as error:
             raise GraphError(f"{prefix}: cannot save this session: {one_line(str(error))}") from error
         meta = saver.export_meta_graph()
-    infos = [{name: tf.compat.v1.saved_model.build_tensor_info(each) for name, each in port.items()} for port in ports]
+        info = tf.compat.v1.saved_model.build_tensor_info
+        infos = [{name: info(tensor) for name, tensor in port.items()} for port in ports]
     if any(infos):
         signature = tf.compat.v1.saved_model.build_signature_def(*infos, "predict")
         meta.signature_def[DEFAULT_SIGNATURE].CopyFrom(signature)
@@ -173,7 +176,10 @@ def restore_checkpoint(path: str, allow_ops: Sequence[str] = ()) -> RestoredMode
     with contextlib.ExitStack() as undo:
         undo.callback(session.close)
         with refused_at_load(), translated(tf, path), session.graph.as_default():
-            saver = tf.compat.v1.train.import_meta_graph(message, clear_devices=True)
+            try:
+                saver = tf.compat.v1.train.import_meta_graph(message, clear_devices=True)
+            except DecodeError as error:  # of the messages within the message
+                raise GraphError(f"{path}: {found.path}.meta is damaged ({error}); copy it again") from error
             fill_variables(tf, session, meta)
         undo.pop_all()
     signature = meta.signature(None)

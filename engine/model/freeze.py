@@ -22,7 +22,7 @@ from engine.model.freeze_plan import FreezeOptions, FreezePlan, check_size, plan
 from engine.model.graphdef import VARIABLES
 from engine.model.keras import read_keras
 from engine.model.live import bring_to_life
-from engine.model.loading import import_between, load_libraries, refused_at_load, tensor_spec, translated
+from engine.model.loading import import_between, load_libraries, one_line, refused_at_load, tensor_spec, translated
 from engine.model.metagraph import MetaGraph, read_meta_graph
 from engine.model.ports import rename_nodes
 from engine.model.protos import MetaGraphDef
@@ -132,7 +132,7 @@ def freeze(
     graphs = tf.Graph(), tf.Graph()
     config = tf.compat.v1.ConfigProto(device_count={"GPU": 0}, allow_soft_placement=True)
     with (
-        _told_of(plan.meta.given),
+        _told_of(tf, plan.meta.given),
         refused_at_load(),
         translated(tf),
         # A session as a context would make its graph the current one, where no reference runs.
@@ -160,10 +160,12 @@ def freeze(
 
 
 @contextlib.contextmanager
-def _told_of(given: str) -> Iterator[None]:
+def _told_of(tf: Any, given: str) -> Iterator[None]:
     """Let every mistake name the model that it was found in."""
     try:
         yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise GraphError(f"{given}: this machine has no room to freeze it: {one_line(error.message)}") from error
     except GraphError as error:
         if given in str(error):
             raise

@@ -97,6 +97,15 @@ def plan_freeze(meta: MetaGraph, options: FreezeOptions) -> FreezePlan:
     Raises:
         GraphError: for what is missing, reaches outside, belongs to training, or would pass 2 GiB.
     """
+    try:
+        return _plan(meta, options)
+    except IndexError as error:
+        raise GraphError(
+            f"{meta.given} is damaged: an operation in it lacks inputs or types that it must have; copy it again"
+        ) from error
+
+
+def _plan(meta: MetaGraph, options: FreezeOptions) -> FreezePlan:
     signature = meta.signature(options.signature)
     outputs = choose_outputs(meta.given, meta.graph_def, signature, options.outputs)
     graph_def = type(meta.graph_def)()

@@ -4,7 +4,8 @@ Takes the imported TensorFlow as an argument, so that nothing here imports it. S
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from engine.model.freeze_plan import check_size
 from engine.model.keras_file import KerasFile, read_keras_file
 from engine.model.loading import one_line
 from engine.model.metagraph import DEFAULT_SIGNATURE, MetaGraph
-from engine.model.ports import rename_nodes
+from engine.model.ports import NODE_NAME, rename_nodes
 from engine.model.protos import MetaGraphDef
 from engine.model.tables import sorted_contents
 from engine.model.variables import settle_values
@@ -43,11 +44,34 @@ def read_keras(tf: Any, model: ModelPath) -> tuple[MetaGraph, Reference]:
         raise GraphError(f"{model.given}: a Keras file cannot be read inside of a graph (tf.Graph().as_default())")
     try:
         loaded = tf.keras.models.load_model(model.path, compile=False, safe_mode=True)
-        return _trace(tf, model, loaded)
+        call = _call(tf, model, loaded)
+        specs = [tf.TensorSpec(each.shape, each.dtype, f"input_{i}") for i, each in enumerate(loaded.inputs)]
+        function = tf.function(call, autograph=False).get_concrete_function(*specs)
     except GraphError:
         raise
     except Exception as error:  # Keras raises whatever its layers raise
         raise GraphError(f"{model.given}: {_reason(tf, str(error))}") from error
+    graph_def = function.graph.as_graph_def()
+    _hold_captures(tf, model, graph_def, function.graph)
+    settle_values(graph_def)
+    _name_functions(graph_def)
+    meta = MetaGraphDef()
+    meta.graph_def.ParseFromString(graph_def.SerializeToString())
+    ends = function.inputs[: len(specs)], function.outputs
+    signature = meta.signature_def[DEFAULT_SIGNATURE]
+    for infos, keys, tensors in (
+        (signature.inputs, [each.name for each in loaded.inputs], ends[0]),
+        (signature.outputs, _output_names(loaded, len(ends[1])), ends[1]),
+    ):
+        for key, tensor in zip(keys, tensors, strict=True):
+            infos[key].name, infos[key].dtype = tensor.name, tensor.dtype.as_datatype_enum
+            infos[key].tensor_shape.ParseFromString(tensor.shape.as_proto().SerializeToString())
+
+    def answer(arrays: Sequence[Array]) -> list[Array]:
+        return [np.asarray(value) for value in call(*map(tf.constant, arrays))]
+
+    names = [tuple(tensor.name for tensor in tensors) for tensors in ends]
+    return MetaGraph(model.given, model.kind, meta, ""), Reference(names[0], names[1], answer)
 
 
 def _check(model: ModelPath, file: KerasFile) -> None:
@@ -74,7 +98,8 @@ def _reason(tf: Any, message: str) -> str:
     return f"Keras {tf.keras.__version__} cannot load this file ({line}); {EXPORT} with the Keras that wrote it"
 
 
-def _trace(tf: Any, model: ModelPath, loaded: Any) -> tuple[MetaGraph, Reference]:
+def _call(tf: Any, model: ModelPath, loaded: Any) -> Callable[..., list[Any]]:
+    """Return how to call a Keras model: from a tensor for each of its inputs to a list of its outputs."""
     inputs = list(getattr(loaded, "inputs", None) or [])
     if not inputs:
         raise GraphError(f"{model.given}: this model was saved before it knew the shape of its input; {EXPORT}")
@@ -86,29 +111,7 @@ def _trace(tf: Any, model: ModelPath, loaded: Any) -> tuple[MetaGraph, Reference
         given = tf.nest.pack_sequence_as(loaded.input, tensors) if len(tensors) > 1 else tensors[0]
         return list(tf.nest.flatten(loaded(given, training=False)))
 
-    specs = [tf.TensorSpec(each.shape, each.dtype, f"input_{i}") for i, each in enumerate(inputs)]
-    function = tf.function(call, autograph=False).get_concrete_function(*specs)
-    ends = function.inputs[: len(inputs)], function.outputs
-    graph_def = function.graph.as_graph_def()
-    _hold_captures(tf, model, graph_def, function.graph)
-    settle_values(graph_def)
-    _name_functions(graph_def)
-    meta = MetaGraphDef()
-    meta.graph_def.ParseFromString(graph_def.SerializeToString())
-    signature = meta.signature_def[DEFAULT_SIGNATURE]
-    for infos, keys, tensors in (
-        (signature.inputs, [each.name for each in inputs], ends[0]),
-        (signature.outputs, _output_names(loaded, len(ends[1])), ends[1]),
-    ):
-        for key, tensor in zip(keys, tensors, strict=True):
-            infos[key].name, infos[key].dtype = tensor.name, tensor.dtype.as_datatype_enum
-            infos[key].tensor_shape.ParseFromString(tensor.shape.as_proto().SerializeToString())
-
-    def answer(arrays: Sequence[Array]) -> list[Array]:
-        return [np.asarray(value) for value in call(*map(tf.constant, arrays))]
-
-    names = [tuple(tensor.name for tensor in tensors) for tensors in ends]
-    return MetaGraph(model.given, model.kind, meta, ""), Reference(names[0], names[1], answer)
+    return call
 
 
 def _output_names(loaded: Any, count: int) -> list[str]:
@@ -124,7 +127,7 @@ def _hold_captures(tf: Any, model: ModelPath, graph_def: Any, graph: Any) -> Non
     variables = {id(each.handle): each for each in graph.variables}
     check_size(model.given, sum(each.dtype.size * each.shape.num_elements() for each in graph.variables))
     nodes = {node.name: node for node in graph_def.node}
-    names: dict[str, str] = {}
+    same: dict[str, list[str]] = defaultdict(list)
     for held, tensor in graph.captures:
         node, variable = nodes[tensor.op.name], variables.get(id(held))
         if variable is None and held.dtype == tf.resource:
@@ -135,11 +138,13 @@ def _hold_captures(tf: Any, model: ModelPath, graph_def: Any, graph: Any) -> Non
         node.attr.clear()
         node.attr["dtype"].type = value.dtype.base_dtype.as_datatype_enum
         node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value.numpy(), value.dtype))
-        if variable is not None:
-            own = variable.name.partition(":")[0]
-            twins = sum(other.rpartition("_")[0] == own or other == own for other in names.values())
-            names[node.name] = f"{own}_{twins}" if twins else own
-    rename_nodes(graph_def, names)
+        own = "" if variable is None else variable.name.partition(":")[0]
+        if NODE_NAME.fullmatch(own):
+            same[own].append(node.name)
+    # Layers of models within a model may be called alike.
+    names = [(node, f"{own}_{i}" if i else own) for own, twins in same.items() for i, node in enumerate(twins)]
+    if len({name for _, name in names}) == len(names):
+        rename_nodes(graph_def, dict(names))
 
 
 def _hold_table(tf: Any, model: ModelPath, graph_def: Any, node: Any, handle: Any) -> None:

@@ -4,7 +4,7 @@ Takes the imported TensorFlow as an argument, so that nothing here imports it. S
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def fill_variables(tf: Any, session: Any, meta: MetaGraph) -> None:
             session.run(saver.restore_op_name, {saver.filename_tensor_name: name})
         else:
             variables = [node.name for node in session.graph.get_operations() if node.type in VARIABLES]
-            _check_known(meta, values, variables)
+            _check_known(meta, values.get_variable_to_shape_map(), variables)
             assign_variables(tf, session, {name: values.get_tensor(name) for name in variables})
 
 
@@ -70,8 +70,9 @@ def _check_files(meta: MetaGraph, files: Sequence[str]) -> None:
 def _check_values(tf: Any, session: Any, meta: MetaGraph, values: Any) -> None:
     """Check that a checkpoint holds each variable that the graph restores, in its shape and dtype."""
     shapes, dtypes = values.get_variable_to_shape_map(), values.get_variable_to_dtype_map()
-    for key, part, variable in _restored(tf, session.graph, meta.meta.saver_def.restore_op_name):
-        _check_known(meta, values, [key])
+    restored = list(_restored(tf, session.graph, meta.restore_op))
+    _check_known(meta, shapes, [key for key, _, _ in restored])
+    for key, part, variable in restored:
         if variable is None:
             continue
         expected, dtype = tf.TensorShape(variable.get_attr("shape")), variable.get_attr("dtype")
@@ -81,12 +82,11 @@ def _check_values(tf: Any, session: Any, meta: MetaGraph, values: Any) -> None:
             raise GraphError(f"{meta.given}: the value {found} is not for the graph's variable {wanted}: {SAME_SAVE}")
 
 
-def _check_known(meta: MetaGraph, values: Any, keys: Sequence[str]) -> None:
-    known = sorted(values.get_variable_to_shape_map())
-    for key in keys:
-        if key not in known:
-            shown = ", ".join(known[:MAX_SHOWN]) + (", ..." if len(known) > MAX_SHOWN else "")
-            raise GraphError(f"{meta.given}: its values lack {key}, they have {shown or 'nothing'}: {SAME_SAVE}")
+def _check_known(meta: MetaGraph, known: Collection[str], keys: Sequence[str]) -> None:
+    missing = [key for key in keys if key not in known]
+    if missing:
+        shown = ", ".join(sorted(known)[:MAX_SHOWN]) + (", ..." if len(known) > MAX_SHOWN else "")
+        raise GraphError(f"{meta.given}: its values lack {missing[0]}, they have {shown or 'nothing'}: {SAME_SAVE}")
 
 
 def _restored(tf: Any, graph: Any, restore_op: str) -> Iterator[tuple[str, str, Any]]:
@@ -100,10 +100,11 @@ def _restored(tf: Any, graph: Any, restore_op: str) -> Iterator[tuple[str, str, 
         seen.add(node)
         todo += [*node.inputs, *node.control_inputs]
         if node.type in ("Restore", "RestoreSlice", "RestoreV2"):
-            keys = np.ravel(tf.get_static_value(node.inputs[1]))
-            parts = np.ravel(tf.get_static_value(node.inputs[2])) if node.type != "Restore" else [b""] * len(keys)
-            for key, part, value in zip(keys, parts, node.outputs, strict=True):
-                yield key.decode(), part.decode(), _assigned(value)
+            known = [tf.get_static_value(each) for each in node.inputs[1:3]]
+            keys, parts = np.ravel(known[0]), np.ravel(known[1]) if len(known) > 1 else [b""]
+            for key, part, value in zip(keys, parts, node.outputs, strict=False):
+                if isinstance(key, bytes) and isinstance(part, bytes):  # else they are computed
+                    yield key.decode(), part.decode(), _assigned(value)
 
 
 def _assigned(value: Any) -> Any:

@@ -258,6 +258,16 @@ def test_damaged_meta_graphs_never_end_in_anything_but_a_mistake(saved: Saved, t
             pass
 
 
+def test_a_meta_graph_whose_collections_are_damaged(saved: Saved, tmp_path: Path) -> None:
+    def edit(meta: MetaGraphDef) -> None:
+        meta.collection_def["variables"].bytes_list.value[0] = b"\xff\xff"
+
+    prefix = edited(saved, tmp_path, edit)
+    with pytest.raises(GraphError, match=f"^{prefix}: {prefix}.meta is damaged .*; copy it again$"):
+        load(prefix)
+    np.testing.assert_array_equal(freeze(prefix), saved.prediction)  # which needs none of them
+
+
 OTHERS = {
     "fewer": ({"w": [2, 1], "b": [1]}, "its values lack b/Momentum, they have b, w: graph and values do not belong"),
     "shape": ({"w": [3, 1]}, r"value w \(float32 \[3, 1\]\) is not for the graph's variable w \(float32 \[2, 1\]\)"),

@@ -144,7 +144,10 @@ KINDS = [
 def test_a_live_session_and_its_checkpoint_freeze_alike(
     model: Callable[..., Any], use_resource: bool, flow: str, tmp_path: Path
 ) -> None:
-    with trained.old_control_flow() if flow == "v1" else trained.nothing(), trained.session() as (tf, v1, session):
+    with (
+        trained.control_flow(flow),
+        trained.session() as (tf, v1, session),
+    ):
         tf.identity(model(tf, v1, use_resource), name="prediction")
         session.run(v1.global_variables_initializer())
         expected = session.run("prediction:0", {"inputs:0": ROWS})

@@ -37,57 +37,63 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
-def sequential(K: Any) -> Any:  # noqa: N803 - as Keras's own documentation calls it
-    layers = [K.layers.Dense(4, activation="relu"), K.layers.BatchNormalization(), K.layers.Dropout(0.3)]
-    return K.Sequential([K.Input([3]), *layers, K.layers.Dense(2)])
+def sequential(keras: Any) -> Any:
+    layers = [keras.layers.Dense(4, activation="relu"), keras.layers.BatchNormalization(), keras.layers.Dropout(0.3)]
+    return keras.Sequential([keras.Input([3]), *layers, keras.layers.Dense(2)])
 
 
-def convolution(K: Any) -> Any:  # noqa: N803
-    x = K.Input([8, 8, 3])
-    y = K.layers.BatchNormalization()(K.layers.Conv2D(4, 3, activation="relu")(K.layers.Rescaling(0.1)(x)))
-    return K.Model(x, K.layers.GlobalAveragePooling2D()(K.layers.DepthwiseConv2D(3)(y)))
+def convolution(keras: Any) -> Any:
+    x = keras.Input([8, 8, 3])
+    y = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3, activation="relu")(keras.layers.Rescaling(0.1)(x)))
+    return keras.Model(x, keras.layers.GlobalAveragePooling2D()(keras.layers.DepthwiseConv2D(3)(y)))
 
 
-def recurrent(K: Any) -> Any:  # noqa: N803
-    x = K.Input([3])
-    y = K.layers.Bidirectional(K.layers.LSTM(2, return_sequences=True))(K.layers.Reshape([3, 1])(x))
-    return K.Model(x, K.layers.GRU(2)(y))
+def recurrent(keras: Any) -> Any:
+    x = keras.Input([3])
+    y = keras.layers.Bidirectional(keras.layers.LSTM(2, return_sequences=True))(keras.layers.Reshape([3, 1])(x))
+    return keras.Model(x, keras.layers.GRU(2)(y))
 
 
-def embedding(K: Any) -> Any:  # noqa: N803
-    x = K.Input([4], dtype="int32")
-    return K.Model(x, K.layers.GlobalAveragePooling1D()(K.layers.Embedding(6, 3, mask_zero=True)(x)))
+def embedding(keras: Any) -> Any:
+    x = keras.Input([4], dtype="int32")
+    return keras.Model(x, keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(6, 3, mask_zero=True)(x)))
 
 
-def normalisation(K: Any) -> Any:  # noqa: N803
-    x = K.Input([3])
-    return K.Model(x, K.layers.LayerNormalization()(K.layers.Normalization(mean=[1.0, 2, 3], variance=[1.0, 4, 9])(x)))
+def normalisation(keras: Any) -> Any:
+    x = keras.Input([3])
+    return keras.Model(
+        x, keras.layers.LayerNormalization()(keras.layers.Normalization(mean=[1.0, 2, 3], variance=[1.0, 4, 9])(x))
+    )
 
 
-def text(K: Any) -> Any:  # noqa: N803
-    x = K.Input([1], dtype="string")
-    ids = K.layers.TextVectorization(vocabulary=["hello", "world"], output_sequence_length=4)(x)
-    return K.Model(x, K.layers.Embedding(4, 2)(ids))
+def text(keras: Any) -> Any:
+    x = keras.Input([1], dtype="string")
+    ids = keras.layers.TextVectorization(vocabulary=["hello", "world"], output_sequence_length=4)(x)
+    return keras.Model(x, keras.layers.Embedding(4, 2)(ids))
 
 
-def twins(K: Any) -> Any:  # noqa: N803
+def twins(keras: Any) -> Any:
     """Two models within a model, whose layers and variables have the same names."""
-    x = K.Input([3])
-    parts = [K.Sequential([K.Input([3]), K.layers.Dense(3, name="same")], name=f"part{i}") for i in range(2)]
-    return K.Model(x, parts[1](parts[0](x)))
+    x = keras.Input([3])
+    parts = [
+        keras.Sequential([keras.Input([3]), keras.layers.Dense(3, name="same")], name=f"part{i}") for i in range(2)
+    ]
+    return keras.Model(x, parts[1](parts[0](x)))
 
 
-def several(K: Any) -> Any:  # noqa: N803
-    a, b, word = K.Input([3], name="a"), K.Input([2], name="b"), K.Input([1], dtype="string", name="word")
-    known = K.layers.StringLookup(vocabulary=["x", "y", "z"], output_mode="one_hot")(word)
-    joined = K.layers.Concatenate()([a, b, known])
-    return K.Model([a, b, word], [K.layers.Dense(2, name="second")(joined), K.layers.Dense(1, name="first")(joined)])
+def several(keras: Any) -> Any:
+    a, b, word = keras.Input([3], name="a"), keras.Input([2], name="b"), keras.Input([1], dtype="string", name="word")
+    known = keras.layers.StringLookup(vocabulary=["x", "y", "z"], output_mode="one_hot")(word)
+    joined = keras.layers.Concatenate()([a, b, known])
+    return keras.Model(
+        [a, b, word], [keras.layers.Dense(2, name="second")(joined), keras.layers.Dense(1, name="first")(joined)]
+    )
 
 
-def by_name(K: Any) -> Any:  # noqa: N803
-    a, b = K.Input([3], name="a"), K.Input([2], name="b")
-    joined = K.layers.Concatenate()([a, b])
-    return K.Model({"b": b, "a": a}, {"u": K.layers.Dense(2)(a), "v": K.layers.Dense(2)(joined)})
+def by_name(keras: Any) -> Any:
+    a, b = keras.Input([3], name="a"), keras.Input([2], name="b")
+    joined = keras.layers.Concatenate()([a, b])
+    return keras.Model({"b": b, "a": a}, {"u": keras.layers.Dense(2)(a), "v": keras.layers.Dense(2)(joined)})
 
 
 FORK = {"a": ROWS, "b": ROWS[:, :2]}

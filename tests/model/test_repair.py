@@ -78,7 +78,8 @@ def test_a_batch_norm_of_plain_operations_takes_its_averages(use_resource: bool,
         x = v1.placeholder(tf.float32, [None, 3], name="inputs")
         gamma, beta, *averages = trained.moving_averages("bn", 3, use_resource)
         with tf.name_scope("bn"):
-            batch = tf.nn.moments(x, [0], keepdims=keepdims, name="moments")
+            axes = tf.constant([0], tf.int64) if keepdims else [0]
+            batch = tf.nn.moments(x, axes, keepdims=keepdims, name="moments")
             updates = trained.update_averages(averages, [tf.reshape(each, [3]) for each in batch])
             with v1.control_dependencies(updates):
                 y = tf.nn.batch_normalization(x, *batch, beta, gamma, EPSILON)
@@ -90,12 +91,13 @@ def test_a_batch_norm_of_plain_operations_takes_its_averages(use_resource: bool,
     assert len(frozen.notes) == 2
 
 
-def test_a_layer_norm_is_left_alone() -> None:
+@pytest.mark.parametrize("axes", [np.array([1], np.int32), np.array([1], np.int64), np.array([-1])])
+def test_a_layer_norm_is_left_alone(axes: np.ndarray) -> None:
     with trained.session() as (tf, v1, session):
         x = v1.placeholder(tf.float32, [None, 3], name="inputs")
         gamma, beta, *_ = trained.moving_averages("norm", 3, use_resource=True)
         with tf.name_scope("norm"):
-            batch = tf.nn.moments(x, [1], keepdims=True, name="moments")
+            batch = tf.nn.moments(x, tf.constant(axes), keepdims=True, name="moments")
             tf.identity(tf.nn.batch_normalization(x, *batch, beta, gamma, EPSILON), name="prediction")
         session.run(v1.global_variables_initializer())
         expected = session.run("norm/prediction:0", {"inputs:0": ROWS})
@@ -143,7 +145,7 @@ def switched(session: Any, tf: Any, v1: Any, use_resource: bool, is_training: An
 # The control flow of TensorFlow 2 takes no references into a branch.
 @pytest.mark.parametrize(("use_resource", "control_flow"), [(False, "v1"), (True, "v1"), (True, "v2")])
 def test_a_switched_batch_norm_stays_switched(use_resource: bool, control_flow: str) -> None:
-    with trained.old_control_flow() if control_flow == "v1" else trained.nothing(), trained.session() as opened:
+    with trained.control_flow(control_flow), trained.session() as opened:
         tf, v1, session = opened
         is_training = v1.placeholder(tf.bool, [], name="is_training")
         values = switched(session, tf, v1, use_resource, is_training)
@@ -164,7 +166,7 @@ def test_a_switched_batch_norm_stays_switched(use_resource: bool, control_flow: 
 @RESOURCE
 @pytest.mark.parametrize("default", [True, None])
 def test_a_switch_that_is_always_on_counts_as_none(use_resource: bool, default: bool | None) -> None:
-    with trained.old_control_flow(), trained.session() as (tf, v1, session):
+    with trained.control_flow("v1"), trained.session() as (tf, v1, session):
         is_training = v1.placeholder(tf.bool, [], name="is_training")
         if default is not None:
             is_training = v1.placeholder_with_default(default, [], name="is_trained")
@@ -186,6 +188,34 @@ def test_a_switch_that_is_always_on_counts_as_none(use_resource: bool, default: 
         batch = [*values[:2], PIXELS.mean((0, 1, 2)), PIXELS.var((0, 1, 2))]
         found = run(frozen, inputs=PIXELS, is_training=True)
         np.testing.assert_allclose(found, trained.normalised(PIXELS, batch, EPSILON), 1e-3, 1e-3)
+
+
+@RESOURCE
+def test_averages_that_a_recipe_of_old_made(use_resource: bool) -> None:
+    """tf.train.ExponentialMovingAverage of the batch's moments, inside of a condition."""
+    with trained.control_flow("v1"), trained.session() as (tf, v1, session):
+        is_training = v1.placeholder(tf.bool, [], name="is_training")
+        x = v1.placeholder(tf.float32, [None, 3], name="inputs")
+        v1.get_variable_scope().set_use_resource(use_resource)
+        with v1.variable_scope("bn"):
+            batch = tf.nn.moments(x, [0], name="moments")
+            average = v1.train.ExponentialMovingAverage(0.5)
+
+            def update() -> list[Any]:
+                with v1.control_dependencies([average.apply(batch)]):
+                    return [tf.identity(each) for each in batch]
+
+            chosen = tf.cond(is_training, update, lambda: [average.average(each) for each in batch])
+            y = tf.nn.batch_normalization(x, *chosen, None, None, EPSILON)
+        tf.identity(y, name="prediction")
+        session.run(v1.global_variables_initializer())
+        for _ in range(3):
+            session.run("prediction:0", {"inputs:0": ROWS, "is_training:0": True})
+        averages = session.run([average.average(each) for each in batch])
+        frozen = freeze_session(session, ["prediction"])
+    expected = trained.normalised(ROWS, [np.ones(3), np.zeros(3), *averages], EPSILON)
+    np.testing.assert_allclose(run(frozen, inputs=ROWS, is_training=False), expected, 1e-5, 1e-5)
+    assert frozen.notes == ("2 updates of moving averages no longer change anything",)
 
 
 def test_a_batch_norm_in_a_function_is_refused() -> None:
@@ -215,7 +245,10 @@ def test_dropout_in_a_function_is_left_out() -> None:
 
 @pytest.mark.parametrize("flow", ["v1", "v2"])
 def test_dropout_that_is_switched_stays_switched(flow: str) -> None:
-    with trained.old_control_flow() if flow == "v1" else trained.nothing(), trained.session() as (tf, v1, session):
+    with (
+        trained.control_flow(flow),
+        trained.session() as (tf, v1, session),
+    ):
         x = v1.placeholder(tf.float32, [None, 3], name="inputs")
         is_training = v1.placeholder(tf.bool, [], name="is_training")
         tf.identity(tf.cond(is_training, lambda: today(tf, x, 0.4), lambda: x), name="prediction")
@@ -340,7 +373,7 @@ def check_mended(path: Path, expected: np.ndarray, rows: dict[str, Any], note: s
 
 @pytest.mark.parametrize("use_resource", [False, True])
 def test_a_frozen_graph_that_updates_constants_is_mended(use_resource: bool, tmp_path: Path) -> None:
-    with trained.old_control_flow(), trained.session() as (tf, v1, session):
+    with trained.control_flow("v1"), trained.session() as (tf, v1, session):
         values = switched(session, tf, v1, use_resource, v1.placeholder(tf.bool, [], name="is_training"))
         (tmp_path / "bad.pb").write_bytes(frozen_badly(session, "prediction"))
     rows = {"inputs": ROWS, "is_training": np.bool_(False)}
