@@ -16,12 +16,12 @@ from engine.data.conversion import to_tensor
 from engine.data.sink import write_whole
 from engine.data.source import open_parquet
 from engine.errors import ConfigError, DataError, SchemaError, StorageError
-from engine.model.freeze_plan import FreezeOptions, FreezePlan, plan_freeze
+from engine.model.freezing.plan import FreezeOptions, FreezePlan, plan_freeze
 from engine.model.ports import default_columns
 from engine.model.sidecar import Ports, check_place, sidecar_bytes, sidecar_path
 
 if TYPE_CHECKING:
-    from engine.model.freeze import FrozenModel
+    from engine.model.freezing.freeze import FrozenModel
 
 SAMPLE_ROWS = 16
 
@@ -58,7 +58,7 @@ def freeze_to_file(
     if sample is not None and not Path(sample.path).is_file():
         raise ConfigError(f"--sample {sample.path}: no such file")
     # TensorFlow takes 3 s to import; what can be told before it is told first.
-    from engine.model.freeze import freeze, open_source
+    from engine.model.freezing.freeze import freeze, open_source
 
     with open_source(source) as (meta, reference):
         plan = plan_freeze(meta, options)

@@ -21,7 +21,7 @@ def freeze(
 ) -> None:
     """Freeze a model: variables become constants, and the graph is pruned, compared with its source and written."""
     from engine.freezing import Sample, freeze_to_file
-    from engine.model.freeze_plan import FreezeOptions
+    from engine.model.freezing.plan import FreezeOptions
     from engine.model.sidecar import sidecar_path
     from engine.view.freezing import print_frozen
 

@@ -1,7 +1,7 @@
 """Checkpoints: a session's variables saved with its graph, and brought back into a Graph and Session of their own.
 
 Beside `session.py` the only room that imports TensorFlow, and only when called. Start at `save_checkpoint` and
-`restore_checkpoint`; freezing one is `engine.model.freeze`.
+`restore_checkpoint`; freezing one is `engine.model.freezing.freeze`.
 """
 
 import contextlib

@@ -14,7 +14,7 @@ from engine.errors import GraphError
 from engine.model.audit import audit_graph, check_audit
 from engine.model.closure import split_tensor
 from engine.model.filetype import ModelKind, ModelPath, checkpoint_files, locate_model
-from engine.model.freeze_plan import FreezeOptions, FreezePlan, plan_freeze
+from engine.model.freezing.plan import FreezeOptions, FreezePlan, plan_freeze
 from engine.model.graphdef import Graph, check_ports, describe_feed, find_random_operations, graph_of, read_graph
 from engine.model.metagraph import MetaGraph, read_meta_graph
 from engine.model.ports import default_columns

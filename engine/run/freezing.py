@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ClusterError, EngineError, GraphError, JobFailedError, WorkerLostError
-from engine.model.freeze_plan import FreezeOptions
+from engine.model.freezing.plan import FreezeOptions
 from engine.model.known import BoundModel, read_model
 
 
@@ -89,7 +89,7 @@ def freeze_here(bound: BoundModel) -> ScoredModel | EngineError:
 
 
 def _freeze(bound: BoundModel, path: str) -> ScoredModel:
-    from engine.model.freeze import freeze_model
+    from engine.model.freezing.freeze import freeze_model
 
     frozen = freeze_model(path, bound.freeze_options or FreezeOptions())
     inputs = {spec.name for spec in frozen.inputs}

@@ -8,7 +8,7 @@ from engine.model.sidecar import sidecar_path
 from engine.view.tables import bytes_text, print_table
 
 if TYPE_CHECKING:
-    from engine.model.freeze import FrozenModel
+    from engine.model.freezing.freeze import FrozenModel
 
 
 def print_frozen(destination: str, frozen: "FrozenModel", stream: TextIO) -> None:

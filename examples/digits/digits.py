@@ -26,7 +26,7 @@ from sklearn.model_selection import train_test_split
 
 from engine.freezing import freeze_to_file
 from engine.model.checkpoint import save_checkpoint
-from engine.model.freeze_plan import FreezeOptions
+from engine.model.freezing.plan import FreezeOptions
 from engine.model.session import import_tensorflow
 
 SEED = 7

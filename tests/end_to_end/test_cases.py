@@ -12,7 +12,7 @@ import pytest
 from engine import JobConfig, score
 from engine.errors import EngineError, Mistake
 from engine.freezing import freeze_to_file
-from engine.model.freeze_plan import FreezeOptions
+from engine.model.freezing.plan import FreezeOptions
 from engine.model.graphdef import read_graph
 
 pytestmark = [pytest.mark.ray, pytest.mark.tf, pytest.mark.usefixtures("local_ray")]

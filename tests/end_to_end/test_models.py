@@ -104,7 +104,7 @@ def test_a_keras_file_is_frozen_by_a_worker_and_scored(form: str, made: Path, tm
 def test_a_graph_that_freeze_wrote_needs_no_flags(made: Path, tmp_path: Path) -> None:
     """Its ports are called in/pixels and out/score, and lie beside it."""
     from engine.freezing import freeze_to_file
-    from engine.model.freeze_plan import FreezeOptions
+    from engine.model.freezing.plan import FreezeOptions
 
     model = str(tmp_path / "m.pb")
     frozen = freeze_to_file(str(made / "checkpoint"), model, FreezeOptions(("out/score=prediction",), ("in/x=inputs",)))

@@ -10,7 +10,7 @@ import jobs.freeze
 from engine.errors import GraphError
 from engine.freezing import write_frozen
 from engine.model.checkpoint import save_checkpoint
-from engine.model.freeze import freeze_session
+from engine.model.freezing.freeze import freeze_session
 from engine.model.session import import_tensorflow, load_session
 from engine.model.sidecar import read_sidecar
 from jobs.command_line import run

@@ -13,8 +13,8 @@ from tensorboard.compat.proto.meta_graph_pb2 import MetaGraphDef
 
 from engine.errors import DataError, GraphError
 from engine.model.checkpoint import RestoredModel, restore_checkpoint, save_checkpoint
-from engine.model.freeze import freeze_model
-from engine.model.freeze_plan import FreezeOptions
+from engine.model.freezing.freeze import freeze_model
+from engine.model.freezing.plan import FreezeOptions
 from engine.model.graphdef import VARIABLES
 
 pytestmark = pytest.mark.tf

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.model.bodies import Body
-from engine.model.rewriting import Rewriting
+from engine.model.freezing.bodies import Body
+from engine.model.freezing.rewriting import Rewriting
 
 RANDOM = ("RandomUniform", "StatelessRandomUniform", "StatelessRandomUniformV2")
 COMPARISONS = ("GreaterEqual", "Greater", "Less", "LessEqual")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.errors import DataError, GraphError
-from engine.model.compare import NotComparableError, compare, random_rows
+from engine.model.freezing.compare import NotComparableError, compare, random_rows
 from engine.model.tensor import TensorSpec
 
 X = TensorSpec("inputs:0", "float32", (None, 3))

@@ -7,7 +7,7 @@ from tensorboard.compat.proto.meta_graph_pb2 import MetaGraphDef
 
 from engine.errors import GraphError
 from engine.model.filetype import MAX_GRAPH_BYTES, ModelKind
-from engine.model.freeze_plan import FreezeOptions, check_size, plan_freeze
+from engine.model.freezing.plan import FreezeOptions, check_size, plan_freeze
 from engine.model.metagraph import MetaGraph
 
 

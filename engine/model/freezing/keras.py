@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import GraphError
-from engine.model.compare import Reference
 from engine.model.filetype import ModelPath
-from engine.model.freeze_plan import check_size
+from engine.model.freezing.compare import Reference
+from engine.model.freezing.plan import check_size
+from engine.model.freezing.tables import sorted_contents
+from engine.model.freezing.variables import settle_values
 from engine.model.keras_file import KerasFile, read_keras_file
 from engine.model.loading import one_line
 from engine.model.metagraph import DEFAULT_SIGNATURE, MetaGraph
 from engine.model.ports import NODE_NAME, rename_nodes
 from engine.model.protos import MetaGraphDef
-from engine.model.tables import sorted_contents
-from engine.model.variables import settle_values
 
 Array = npt.NDArray[Any]
 

@@ -11,7 +11,7 @@ from typing import Any
 from tensorboard.compat.proto.types_pb2 import DataType
 
 from engine.errors import GraphError
-from engine.model.bodies import CALLS, PASSING, Arrival, Body, Crossing, follow
+from engine.model.freezing.bodies import CALLS, PASSING, Arrival, Body, Crossing, follow
 
 INT32 = DataType.Value("DT_INT32")
 

@@ -10,9 +10,9 @@ from typing import Any
 from tensorboard.compat.proto.types_pb2 import DataType
 
 from engine.errors import GraphError
-from engine.model.bodies import BRANCHES, LOOPS, SWITCHES
 from engine.model.closure import split_tensor
-from engine.model.rewriting import HOLDERS, THROUGH, Rewriting
+from engine.model.freezing.bodies import BRANCHES, LOOPS, SWITCHES
+from engine.model.freezing.rewriting import HOLDERS, THROUGH, Rewriting
 
 INT64 = DataType.Value("DT_INT64")
 AVERAGES = ("moving_mean", "moving_variance")

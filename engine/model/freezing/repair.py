@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.errors import GraphError
-from engine.model.batch_norm import AVERAGES, REFUSAL, mend_batch_norms
-from engine.model.bodies import REFERENCES, Arrival, follow
 from engine.model.closure import reachable_functions
-from engine.model.dropout import become_identity, drop_dropouts
-from engine.model.rewriting import HOLDERS, Rewriting
-from engine.model.variables import READS, settle_values, takes_more
+from engine.model.freezing.batch_norm import AVERAGES, REFUSAL, mend_batch_norms
+from engine.model.freezing.bodies import REFERENCES, Arrival, follow
+from engine.model.freezing.dropout import become_identity, drop_dropouts
+from engine.model.freezing.rewriting import HOLDERS, Rewriting
+from engine.model.freezing.variables import READS, settle_values, takes_more
 
 # Updates of variables that are known by a reference, and what computes their result.
 UPDATES = {"AssignSub": "Sub", "AssignAdd": "Add", "Assign": "Identity"}

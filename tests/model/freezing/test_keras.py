@@ -13,8 +13,8 @@ import trained
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 from engine.errors import GraphError
-from engine.model.freeze import FrozenModel, freeze_model
-from engine.model.freeze_plan import FreezeOptions
+from engine.model.freezing.freeze import FrozenModel, freeze_model
+from engine.model.freezing.plan import FreezeOptions
 from engine.model.graphdef import VARIABLES
 
 pytestmark = [
@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:You are saving a model that has not yet been built:UserWarning"),
 ]
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ROWS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 PIXELS = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
 IDS = np.array([[1, 2, 3, 5], [0, 0, 1, 1]], np.int32)
@@ -200,8 +200,8 @@ def test_the_same_bytes_in_every_process(saved: Answers) -> None:
         str(saved[0] / name) for name in ("recurrent.keras", "several.keras", "twins.keras", "recurrent", "several")
     ]
     code = f"""
-from engine.model.freeze import freeze_model
-from engine.model.freeze_plan import FreezeOptions
+from engine.model.freezing.freeze import freeze_model
+from engine.model.freezing.plan import FreezeOptions
 for path in {paths[::-1]!r}[:3] + {paths!r}:
     print(freeze_model(path, FreezeOptions()).sha256)
 """

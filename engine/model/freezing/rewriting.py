@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.model.bodies import BRANCHES, MAX_STEPS, PASSING, SWITCHES, Body
 from engine.model.closure import called_functions, needed_nodes, split_tensor
+from engine.model.freezing.bodies import BRANCHES, MAX_STEPS, PASSING, SWITCHES, Body
 from engine.model.graphdef import VARIABLES
 
 # What holds a parameter: a variable, or the constant that freezing made of it.

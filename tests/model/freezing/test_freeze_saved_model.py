@@ -11,8 +11,8 @@ from tensorboard.compat.proto.meta_graph_pb2 import AssetFileDef
 
 from engine.errors import GraphError
 from engine.model.filetype import locate_model
-from engine.model.freeze import FrozenModel, freeze_model
-from engine.model.freeze_plan import FreezeOptions, plan_freeze
+from engine.model.freezing.freeze import FrozenModel, freeze_model
+from engine.model.freezing.plan import FreezeOptions, plan_freeze
 from engine.model.graphdef import VARIABLES
 from engine.model.metagraph import read_meta_graph
 from engine.model.protos import saved_model_class

@@ -9,7 +9,7 @@ from typing import Any
 from engine.errors import GraphError
 from engine.model.closure import prune_graph, split_tensor
 from engine.model.constants import read_constant
-from engine.model.freeze_plan import FreezePlan
+from engine.model.freezing.plan import FreezePlan
 from engine.model.graphdef import VARIABLES, describe_feed, graph_of
 from engine.model.loading import output_dtype
 from engine.model.restoring import assign_variables, fill_variables, variable_values

@@ -9,8 +9,8 @@ from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 from engine.errors import DataError, GraphError
 from engine.model.closure import prune_graph
-from engine.model.freeze import FrozenModel, freeze_model, freeze_session
-from engine.model.freeze_plan import FreezeOptions
+from engine.model.freezing.freeze import FrozenModel, freeze_model, freeze_session
+from engine.model.freezing.plan import FreezeOptions
 from engine.model.restoring import variable_values
 from engine.model.session import load_session
 

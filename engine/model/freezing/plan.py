@@ -14,12 +14,12 @@ from engine.errors import GraphError
 from engine.model.audit import audit_graph, check_audit
 from engine.model.closure import needed_nodes, split_tensor
 from engine.model.filetype import MAX_GRAPH_BYTES, ModelKind
+from engine.model.freezing.repair import repair_graph
+from engine.model.freezing.tables import reads_own_file, settle_tables
 from engine.model.graphdef import VARIABLES, dtype_name, graph_of, read_shape
 from engine.model.infer import infer_tensor
 from engine.model.metagraph import MetaGraph
 from engine.model.ports import Port, check_names, choose_inputs, choose_outputs, find_port
-from engine.model.repair import repair_graph
-from engine.model.tables import reads_own_file, settle_tables
 from engine.model.tensor import TensorSpec
 
 # Restoring reads the files of a checkpoint, and no others.

@@ -16,21 +16,21 @@ import numpy.typing as npt
 from engine.errors import GraphError
 from engine.model.audit import audit_graph, check_audit
 from engine.model.closure import prune_graph, split_tensor
-from engine.model.compare import Reference, Run, compare
 from engine.model.filetype import ModelKind, locate_model
-from engine.model.freeze_plan import FreezeOptions, FreezePlan, check_size, plan_freeze
+from engine.model.freezing.compare import Reference, Run, compare
+from engine.model.freezing.keras import read_keras
+from engine.model.freezing.live import bring_to_life
+from engine.model.freezing.plan import FreezeOptions, FreezePlan, check_size, plan_freeze
+from engine.model.freezing.tables import take_tables
+from engine.model.freezing.variables import freeze_variables
 from engine.model.graphdef import VARIABLES
-from engine.model.keras import read_keras
-from engine.model.live import bring_to_life
 from engine.model.loading import import_between, load_libraries, one_line, refused_at_load, tensor_spec, translated
 from engine.model.metagraph import MetaGraph, read_meta_graph
 from engine.model.ports import rename_nodes
 from engine.model.protos import MetaGraphDef
 from engine.model.restoring import variable_values
 from engine.model.session import import_tensorflow
-from engine.model.tables import take_tables
 from engine.model.tensor import TensorSpec
-from engine.model.variables import freeze_variables
 
 Array = npt.NDArray[Any]
 

@@ -12,14 +12,14 @@ import trained
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 from engine.errors import GraphError
-from engine.model.freeze import FrozenModel, freeze_model, freeze_session
-from engine.model.freeze_plan import FreezeOptions
+from engine.model.freezing.freeze import FrozenModel, freeze_model, freeze_session
+from engine.model.freezing.plan import FreezeOptions
 from engine.model.graphdef import VARIABLES
 from engine.model.session import load_session
 
 pytestmark = pytest.mark.tf
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CASES = ROOT.parent / "shared" / "cases"
 ROWS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 IDS = np.array([[0, 3], [4, 1]], np.int32)
@@ -607,8 +607,8 @@ def test_the_same_bytes_in_every_process(tmp_path: Path) -> None:
         prefix = trained.save(session, tmp_path / "model")
     code = f"""
 import sys
-from engine.model.freeze import freeze_model
-from engine.model.freeze_plan import FreezeOptions
+from engine.model.freezing.freeze import freeze_model
+from engine.model.freezing.plan import FreezeOptions
 print(freeze_model({prefix!r}, FreezeOptions(outputs=("Identity", "ids"))).sha256)
 """
     hashes = {
