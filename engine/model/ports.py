@@ -13,10 +13,12 @@ from typing import Any
 
 from engine.errors import GraphError
 from engine.model.closure import split_tensor
-from engine.model.graphdef import dtype_name, find_outputs, read_shape
+from engine.model.describing.likely import likely_outputs
+from engine.model.graphdef import dtype_name, read_shape
 from engine.model.metagraph import Signature
 from engine.model.tensor import TensorSpec
 
+SHOWN = 8
 INPUT, OUTPUT = "inputs", "prediction"
 MAX_DIGITS = 9
 NODE_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
@@ -53,7 +55,7 @@ def choose_outputs(given: str, graph_def: Any, signature: Signature, outputs: Se
     if not outputs:
         wanted = [(OUTPUT, only)] if only else [(key, key) for key in sorted(signature.outputs, key=_natural)]
     if not wanted:
-        likely = ", ".join(find_outputs(graph_def)[:8]) or "none"
+        likely = ", ".join(likely_outputs(graph_def).likely[:SHOWN]) or "none"
         raise GraphError(f"{given}: --outputs is missing: which tensors to freeze to? Likely ones are {likely}")
     ports = []
     for new, source in wanted:
@@ -66,9 +68,10 @@ def choose_outputs(given: str, graph_def: Any, signature: Signature, outputs: Se
             port = _signature_port(given, key, only, signature.outputs)
         else:
             known = [f"{name} (of the signature)" for name in sorted(signature.outputs)]
-            near = difflib.get_close_matches(source, nodes, n=3, cutoff=0.5)
-            hint = ", ".join(known + [f"{name}:0" for name in near]) or ", ".join(find_outputs(graph_def)[:8])
-            raise GraphError(f"{given} has no tensor {source} to freeze to (--outputs); did you mean {hint}?")
+            near = [f"{name}:0" for name in difflib.get_close_matches(source, nodes, n=3, cutoff=0.5)]
+            likely = list(likely_outputs(graph_def).likely)
+            hint = ", ".join(list(dict.fromkeys([*known, *near, *likely]))[:SHOWN]) or "none"
+            raise GraphError(f"{given} has no tensor {source} to freeze to (--outputs); what comes near is {hint}")
         ports.append(port)
     return tuple(ports)
 
