@@ -71,12 +71,17 @@ def locate_model(path: str) -> ModelPath:
             file.seek(max(0, file.tell() - len(TABLE_MAGIC)))
             tail = file.read()
     except FileNotFoundError as error:
+        if Path(path + ".meta").is_file():
+            raise GraphError(
+                f"{path}: the graph of a checkpoint ({place.name}.meta) without its values; copy {place.name}.index "
+                f"and {place.name}.data-00000-of-..., or the file {place.name}, beside it"
+            ) from error
         beside = sorted(each.name for each in place.parent.glob("*.pb"))[:3] if place.parent.is_dir() else []
         hint = f"; in that folder there is {', '.join(beside)}" if beside else ""
         raise GraphError(f"{path}: no such file{hint}") from error
     except OSError as error:
         raise GraphError(f"{path}: cannot be read ({error.strerror})") from error
-    if prefix is not None and tail == TABLE_MAGIC:  # V1 in one file
+    if prefix is not None and (tail == TABLE_MAGIC or not place.suffix.startswith(".pb")):  # V1 in one file
         return ModelPath(ModelKind.CHECKPOINT, prefix, path)
     return _recognise(path, head, tail)
 
@@ -89,7 +94,8 @@ def _locate_in_folder(folder: Path) -> ModelPath:
         text = (folder / "checkpoint").read_text("utf-8", "replace")
         latest = re.search(r'^model_checkpoint_path:\s*"(.*)"', text, re.M)
         # The path is often that of the machine it was trained on: its last part lies beside the file.
-        prefix = None if latest is None else find_prefix(str(folder / Path(latest[1].replace("\\", "/")).name))
+        name = "" if latest is None else re.sub(r"-\?{5}-of-\d{5}$", "", Path(latest[1].replace("\\", "/")).name)
+        prefix = find_prefix(str(folder / name)) if name else None
         if prefix is not None:
             return ModelPath(ModelKind.CHECKPOINT, prefix, str(folder))
         named = "no checkpoint" if latest is None else f"{latest[1]}, which is not there"

@@ -69,8 +69,8 @@ def choose_outputs(given: str, graph_def: Any, signature: Signature, outputs: Se
         else:
             known = [f"{name} (of the signature)" for name in sorted(signature.outputs)]
             near = [f"{name}:0" for name in difflib.get_close_matches(source, nodes, n=3, cutoff=0.5)]
-            likely = list(likely_outputs(graph_def).likely)
-            hint = ", ".join(list(dict.fromkeys([*known, *near, *likely]))[:SHOWN]) or "none"
+            names = dict.fromkeys([*known, *near, *likely_outputs(graph_def).likely])
+            hint = ", ".join(list(names)[:SHOWN]) or "none"
             raise GraphError(f"{given} has no tensor {source} to freeze to (--outputs); what comes near is {hint}")
         ports.append(port)
     return tuple(ports)

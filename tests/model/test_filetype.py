@@ -119,6 +119,26 @@ def test_a_folder_is_read_by_its_checkpoint_file(tmp_path: Path) -> None:
         locate_model(str(tmp_path))
 
 
+def test_a_folder_of_a_sharded_v1_checkpoint(tmp_path: Path) -> None:
+    for name in ("m.meta", "m-00000-of-00002", "m-00001-of-00002"):
+        (tmp_path / name).write_bytes(b"\x00" + TABLE_MAGIC)
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "m-?????-of-00002"\n')
+    assert locate_model(str(tmp_path)).path == str(tmp_path / "m")
+
+
+def test_a_checkpoint_s_graph_without_its_values(tmp_path: Path) -> None:
+    (tmp_path / "m.meta").write_bytes(b"\x0a\x00")
+    with pytest.raises(GraphError, match=r"the graph of a checkpoint \(m\.meta\) without its values; copy m\.index"):
+        locate_model(str(tmp_path / "m"))
+    assert locate_model(str(tmp_path / "m.meta")).kind is ModelKind.META_GRAPH
+
+
+def test_a_cut_v1_file_beside_its_graph_is_still_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "m.meta").write_bytes(b"\x0a\x00")
+    (tmp_path / "m").write_bytes(b"\x00\x01 cut")
+    assert locate_model(str(tmp_path / "m")).kind is ModelKind.CHECKPOINT
+
+
 def test_other_folders_show_what_is_in_them(tmp_path: Path) -> None:
     with pytest.raises(GraphError, match="a folder that is neither a SavedModel nor holds a checkpoint$"):
         locate_model(str(tmp_path))

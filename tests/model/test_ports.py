@@ -78,7 +78,7 @@ def test_inputs(known: Signature, inputs: tuple[str, ...], expected: list[tuple[
     [
         (NONE, (), "^m: --outputs is missing: which tensors to freeze to. Likely ones are x:0, y:0, s:0"),
         (NONE, ("z/b",), r"^m has no tensor z/b to freeze to \(--outputs\); what comes near is a/b:0"),
-        (MANY, ("scor",), r"what comes near is output_10 \(of the signature\), output_2 .*, score \(of the signature\)"),
+        (MANY, ("scor",), r"near is output_10 \(of the signature\), output_2 .*, score \(of the signature\)"),
         (LONE, ("p=nothing",), r"has no tensor nothing to freeze to .*dense \(of the signature\)"),
     ],
 )
