@@ -82,3 +82,16 @@ def local_ray() -> Iterator[None]:
     ray.init("local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
+
+
+VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+@pytest.fixture(autouse=True)
+def _gpus_as_before() -> Iterator[None]:
+    """Importing TensorFlow hides the GPUs of a process, and what later tests start would inherit that."""
+    yield
+    if VISIBLE_GPUS is None:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = VISIBLE_GPUS

@@ -6,6 +6,7 @@ knows nothing of columns, files or Ray. Start at `load_session`.
 
 import contextlib
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,11 +38,12 @@ class SessionOptions:
 
 
 def import_tensorflow(gpu_share: float) -> Any:
-    """Import TensorFlow, with every GPU hidden from an actor without a share.
+    """Import TensorFlow, with every GPU hidden from a process without a share.
 
-    Ray 2.60 leaves the GPUs visible to actors of num_gpus=0, and a session would fill them.
+    Ray 2.60 leaves the GPUs visible to actors of num_gpus=0, and a session would fill them. Where TensorFlow is
+    there already, in somebody's training, the environment is left as it is.
     """
-    if not gpu_share:
+    if not gpu_share and "tensorflow" not in sys.modules:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf

@@ -30,11 +30,6 @@ FORMS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-
-
 class Saved:
     """Checkpoints of one trained regression in every form, and what it predicts."""
 

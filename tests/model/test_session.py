@@ -1,5 +1,7 @@
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,14 +20,9 @@ from engine.model.tensor import TensorSpec
 
 pytestmark = pytest.mark.tf
 
-CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
+ROOT = Path(__file__).resolve().parents[2]
+CASES = ROOT.parent / "shared" / "cases"
 ROWS = np.arange(24, dtype=np.float32).reshape(6, 4)
-
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    # load_session hides the GPUs of this process: put the variable back afterwards.
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
 def load(
@@ -433,11 +430,18 @@ def test_options(options: SessionOptions, threads: int, num_gpus: int | None, fr
     assert config.allow_soft_placement
 
 
-@pytest.mark.parametrize(("gpu_share", "visible"), [(0.0, ""), (0.5, "3"), (1.0, "3")])
-def test_gpus_are_hidden_without_a_share(monkeypatch: pytest.MonkeyPatch, gpu_share: float, visible: str) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    import_tensorflow(gpu_share)
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
+@pytest.mark.parametrize(
+    ("first", "gpu_share", "visible"),
+    [("", 0.0, ""), ("", 0.5, "3"), ("import tensorflow", 0.0, "3")],
+    ids=["no share", "a share", "somebody's own process"],
+)
+def test_gpus_are_hidden_without_a_share(first: str, gpu_share: float, visible: str) -> None:
+    ask = f"{first}\nfrom engine.model.session import import_tensorflow as load\nimport os\nload({gpu_share})"
+    code = f"{ask}\nprint(os.environ['CUDA_VISIBLE_DEVICES'])"
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "3"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == visible
 
 
 def test_the_graph_is_finalized() -> None:

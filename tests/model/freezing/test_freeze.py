@@ -26,11 +26,6 @@ IDS = np.array([[0, 3], [4, 1]], np.int32)
 PREDICTION = FreezeOptions(outputs=("prediction",))
 
 
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-
-
 def weights(shape: list[int], use_resource: bool, name: str = "w", **options: Any) -> Any:
     v1 = trained.tensorflow().compat.v1
     return v1.get_variable(

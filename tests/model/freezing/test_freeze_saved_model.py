@@ -25,11 +25,6 @@ IDS = np.array([[0, 1], [5, 2]], np.int32)
 Saved = tuple[Path, dict[str, tuple[dict[str, Any], dict[str, Any]]]]
 
 
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-
-
 def vocabulary(tf: Any, folder: Path) -> Any:
     path = folder / "words.txt"
     path.write_text("a\nb\nc\n")

@@ -32,11 +32,6 @@ WORDS = np.array([["x"], ["q"], ["z"], ["x"], ["y"]], object)
 TEXTS = np.array([["hello big world"], ["x"]], object)
 
 
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-
-
 def sequential(keras: Any) -> Any:
     layers = [keras.layers.Dense(4, activation="relu"), keras.layers.BatchNormalization(), keras.layers.Dropout(0.3)]
     return keras.Sequential([keras.Input([3]), *layers, keras.layers.Dense(2)])

@@ -21,11 +21,6 @@ PIXELS = np.random.default_rng(1).normal(2.0, 3.0, size=(6, 2, 2, 3)).astype(np.
 ROWS = np.random.default_rng(2).normal(2.0, 3.0, size=(6, 3)).astype(np.float32)
 
 
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-
-
 def run(frozen: FrozenModel, **feeds: Any) -> np.ndarray:
     return trained.score(frozen, feeds)[0]
 
