@@ -168,6 +168,11 @@ RIDDLES = (
         "unset TF_ENABLE_ONEDNN_OPTS=0, or ask for a GPU",
     ),
     (
+        r"No OpKernel was registered to support Op '(\w+)'",
+        "this TensorFlow has no kernel of the operation {0} for these types on this device; some are for GPUs alone "
+        "(--gpus-per-actor), others for another build of TensorFlow",
+    ),
+    (
         r"could not create a primitive",
         "oneDNN, which TensorFlow computes with on this CPU, has no convolution for these shapes; the graph may want "
         "batches of one size (--batch-size N), or TF_ENABLE_ONEDNN_OPTS=0 in the environment of the actors",
