@@ -5,7 +5,7 @@ Keras file is known once it was loaded there. Start at `read_model`.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,8 @@ def bind_model(known: KnownModel, request: Request) -> BoundModel:
         return _bind_source(known, known.meta, request)
     feed, fetch = request.feed or {"inputs:0": "inputs"}, request.fetch or {"prediction:0": "prediction"}
     specs = {name: TensorSpec(name, None, None) for name in (*feed, *fetch)}
-    options = _freeze_options(request, tuple(fetch))
+    # Nothing is known of its inputs yet: a lone one is called inputs, unless it is fed under its own name.
+    options = _freeze_options(request, tuple(fetch), _kept_names([name for name in feed if name != "inputs:0"]))
     return BoundModel(known, feed, fetch, request.init_ops, specs, (), options)
 
 
@@ -158,9 +159,9 @@ def _bind_source(known: KnownModel, meta: MetaGraph, request: Request) -> BoundM
     nodes = {node.name for node in meta.graph_def.node}
     usual = () if meta.signature(None).outputs else ("prediction",)
     fetched = usual if request.fetch is None else tuple(request.fetch)
-    # A fed tensor of the source keeps its name; the ports of the signature get theirs.
-    own = [name for name in request.feed or () if split_tensor(name)[0] in nodes]
-    names = tuple(f"{split_tensor(name)[0]}={name}" for name in own if name.endswith(":0"))
+    # What is fed under a name of the source's own, a tensor's or the signature's, keeps it.
+    own = nodes | set(meta.signature(None).inputs)
+    names = _kept_names([name for name in request.feed or () if split_tensor(name)[0] in own])
     options = _freeze_options(request, fetched, names)
     plan = plan_freeze(meta, options)
     specs = {spec.name: spec for spec in plan.input_specs()}
@@ -172,6 +173,10 @@ def _bind_source(known: KnownModel, meta: MetaGraph, request: Request) -> BoundM
     graph = graph_of(meta.given, plan.graph_def)
     random = tuple(find_random_operations(graph, plan.feeds, [port.tensor for port in plan.outputs]))
     return BoundModel(known, feed, fetch, request.init_ops, specs, random, options)
+
+
+def _kept_names(feeds: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"{split_tensor(name)[0]}={name}" for name in feeds if name.endswith(":0"))
 
 
 def _check_fed(plan: FreezePlan, feed: Mapping[str, str], specs: Mapping[str, TensorSpec]) -> None:

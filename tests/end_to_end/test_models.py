@@ -95,9 +95,9 @@ def test_a_model_is_frozen_by_a_worker_and_scored(form: str, made: Path, tmp_pat
     assert summary.model_sha256 != plan["settings"]["model_sha256"]  # that is over the source's files
 
 
-@pytest.mark.parametrize("form", ["model.keras", "model.h5"])
-def test_a_keras_file_is_frozen_by_a_worker_and_scored(form: str, made: Path, tmp_path: Path) -> None:
-    found, _ = scored(made, tmp_path / "out", str(made / form))
+@pytest.mark.parametrize(("form", "feed"), [("model.keras", "inputs"), ("model.h5", "pixels")])
+def test_a_keras_file_is_frozen_by_a_worker_and_scored(form: str, feed: str, made: Path, tmp_path: Path) -> None:
+    found, _ = scored(made, tmp_path / "out", str(made / form), feed=(f"{feed}=inputs",))
     np.testing.assert_allclose(found, np.load(made / "keras.npy"), rtol=1e-5, atol=1e-6)
 
 

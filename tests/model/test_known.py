@@ -158,6 +158,7 @@ def test_a_source_with_a_signature_is_bound_to_it(write: Any, tmp_path: Path) ->
     by_key = bound(path, fetch={"b:0": "score"})
     assert by_key.freeze_options is not None
     assert by_key.freeze_options.outputs == ("b",)
+    assert bound(path, feed={"a:0": "pixels"}).specs["a:0"].shape == (None, 4)
     by_tensor = bound(path, feed={"x:0": "pixels"}, fetch={"y:0": "score"})
     assert by_tensor.feed == {"x:0": "pixels"}
     assert by_tensor.specs["x:0"].shape == (None, 4)
