@@ -72,7 +72,7 @@ def _constants(value: object) -> dict[str, Any]:
         texts = {name: json.dumps(each) for name, each in pairs.items()} if isinstance(value, Mapping) else pairs
         return {tensor_name(name): json.loads(text) for name, text in texts.items()}
     except (TypeError, ValueError) as error:
-        raise ValueError(f"expected VALUE in JSON, as in keep_prob:0=1.0 ({error})") from error
+        raise ValueError(f"expected VALUE in JSON, as in keep_prob:0=1.0 or is_training:0=false ({error})") from error
 
 
 def _names(value: object) -> tuple[str, ...]:

@@ -15,8 +15,10 @@ from engine.data.binding import bind_feed
 from engine.data.conversion import to_tensor
 from engine.data.sink import write_whole
 from engine.data.source import open_parquet
-from engine.errors import ConfigError, DataError, SchemaError, StorageError
+from engine.errors import ConfigError, DataError, GraphError, SchemaError, StorageError
+from engine.model.filetype import locate_model
 from engine.model.freezing.plan import FreezeOptions, FreezePlan, plan_freeze
+from engine.model.known import model_files
 from engine.model.ports import default_columns
 from engine.model.sidecar import Ports, check_place, sidecar_bytes, sidecar_path
 
@@ -55,8 +57,12 @@ def freeze_to_file(
         StorageError: if a file cannot be written.
     """
     check_place(destination)
+    kept = {file.resolve() for file in model_files(locate_model(source))}
+    for place in (Path(destination), sidecar_path(destination)):
+        if place.resolve() in kept:
+            raise GraphError(f"{place} is a part of {source} itself; name another file to write the frozen graph to")
     if sample is not None and not Path(sample.path).is_file():
-        raise ConfigError(f"--sample {sample.path}: no such file")
+        raise ConfigError(f"--sample {sample.path}: no such file; expected a Parquet file")
     # TensorFlow takes 3 s to import; what can be told before it is told first.
     from engine.model.freezing.freeze import freeze, open_source
 

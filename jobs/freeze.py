@@ -35,7 +35,7 @@ def freeze(
         document = {name: value for name, value in dataclasses.asdict(frozen).items() if name != "data"}
         print_json({"model": dest, "ports": str(sidecar_path(dest)), "sha256": frozen.sha256, **document})
     else:
-        print_frozen(dest, frozen, sys.stdout)
+        print_frozen(dest, frozen, config.allow_op, config.op_library, sys.stdout)
 
 
 app = new_app()

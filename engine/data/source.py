@@ -219,6 +219,7 @@ def select_schema(schema: pa.Schema, columns: Sequence[str], path: str) -> pa.Sc
         if schema.names.count(name) > 1:
             raise SchemaError(f"{path} has {schema.names.count(name)} columns called {name!r}; rename them upstream")
         if name not in schema.names:
-            raise SchemaError(f"{path} has no column {name!r}; it has {', '.join(schema.names) or 'none'}")
+            known = ", ".join(schema.names) or "none"
+            raise SchemaError(f"{path} has no column {name!r}; it has {known} (--feed TENSOR=COLUMN, --keep)")
         fields.append(schema.field(name).with_nullable(True))  # a later file may have nulls where the first has none
     return pa.schema(fields)

@@ -200,6 +200,8 @@ def _foreign_kind(head: bytes, tail: bytes, name: str) -> str:
         (b"ustar" in head[257:265], "a tar archive; unpack it first"),
         (head[:1] == b"\x08" and re.search(rb"pytorch|onnx", head[:256]), "an ONNX model; give what it was made of"),
         *((start[: len(magic)].lower() == magic.lower(), kind) for magic, kind in MAGICS),
+        # A binary graph has control characters within its first few bytes.
+        (not re.search(rb"[\x00-\x08\x0e-\x1f]", head), "a text file that is no model"),
     )
     return next((kind for is_it, kind in signs if is_it), "")
 
@@ -209,7 +211,7 @@ PAGE = "an HTML or XML page; the download went wrong"
 MAGICS = (
     (b"version https://git-lfs", "a Git LFS pointer; fetch the file itself (git lfs pull)"),
     *((each, PAGE) for each in (b"<!doctype", b"<html", b"<?xml")),
-    (b"PK\x03\x04", "a zip archive that is no Keras model; unpack it, or give the model that it was made of"),
+    (b"PK\x03\x04", "a zip archive that is no Keras model, or one that was cut short"),
     (b"PK\x05\x06", "an empty zip archive"),
     (b"\x1f\x8b", "a gzip archive; unpack it first"),
     (b"BZh", "a bzip2 archive; unpack it first"),

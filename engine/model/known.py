@@ -6,7 +6,7 @@ Keras file is known once it was loaded there. Start at `read_model`.
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ from engine.model.closure import split_tensor
 from engine.model.filetype import ModelKind, ModelPath, checkpoint_files, locate_model
 from engine.model.freezing.plan import FreezeOptions, FreezePlan, plan_freeze
 from engine.model.graphdef import Graph, check_ports, describe_feed, find_random_operations, graph_of, read_graph
+from engine.model.keras_file import read_keras_file
 from engine.model.metagraph import MetaGraph, read_meta_graph
 from engine.model.ports import default_columns
 from engine.model.sidecar import Ports, read_sidecar
 from engine.model.tensor import TensorSpec
 
 CHUNK_BYTES = 2**20
+NUM_ALIASES = 2  # a lone input has its layer's name and the name inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +97,22 @@ def read_model(path: str) -> KnownModel:
     return KnownModel(found, hashlib.sha256(graph.data).hexdigest(), graph, ports=ports, remark=remark)
 
 
+def model_files(found: ModelPath) -> list[Path]:
+    """Return every file that a model is made of."""
+    place = Path(found.path)
+    if found.kind is ModelKind.CHECKPOINT:
+        return [Path(found.path + ".meta"), *map(Path, checkpoint_files(found.path))]
+    if found.kind is ModelKind.SAVED_MODEL:
+        inside = [path for name in ("variables", "assets") for path in (place.parent / name).rglob("*")]
+        return [place, *sorted(path for path in inside if path.is_file())]
+    return [place]
+
+
 def _digest(found: ModelPath) -> str:
     """Hash every file of a model that is to be frozen, with its name below the model."""
     place = Path(found.path)
-    if found.kind is ModelKind.CHECKPOINT:
-        files = [Path(found.path + ".meta"), *map(Path, checkpoint_files(found.path))]
-    elif found.kind is ModelKind.SAVED_MODEL:
-        inside = [path for name in ("variables", "assets") for path in (place.parent / name).rglob("*")]
-        files = [place, *sorted(path for path in inside if path.is_file())]
-    else:
-        files = [place]
     digest = hashlib.sha256()
-    for file in files:
+    for file in model_files(found):
         digest.update(f"{file.relative_to(place.parent).as_posix()}\0".encode())
         try:
             with file.open("rb") as opened:
@@ -128,8 +134,12 @@ def bind_model(known: KnownModel, request: Request) -> BoundModel:
         return _bind_graph(known, known.graph, request)
     if known.meta is not None:
         return _bind_source(known, known.meta, request)
-    feed, fetch = request.feed or {"inputs:0": "inputs"}, request.fetch or {"prediction:0": "prediction"}
-    specs = {name: TensorSpec(name, None, None) for name in (*feed, *fetch)}
+    layers = {f"{spec.name}:0": replace(spec, name=f"{spec.name}:0") for spec in read_keras_file(known.found).inputs}
+    if len(layers) == 1:
+        layers["inputs:0"] = replace(next(iter(layers.values())), name="inputs:0")
+    usual = {"inputs:0": "inputs"} if len(layers) <= NUM_ALIASES else default_columns(list(layers))
+    feed, fetch = request.feed or usual, request.fetch or {"prediction:0": "prediction"}
+    specs = {name: layers.get(name, TensorSpec(name, None, None)) for name in (*feed, *fetch)}
     # Nothing is known of its inputs yet: a lone one is called inputs, unless it is fed under its own name.
     options = _freeze_options(request, tuple(fetch), _kept_names([name for name in feed if name != "inputs:0"]))
     return BoundModel(known, feed, fetch, request.init_ops, specs, (), options)

@@ -109,6 +109,7 @@ def refused_at_load() -> Iterator[None]:
 
 def one_line(message: str) -> str:
     """Return what TensorFlow says without where in Python the graph was made, which nobody here can look up."""
+    message = re.sub(r"\x1b\[[0-9;]*m|\{\{[^}]*\}\}", "", message.partition("Arguments received by")[0])
     noise = ("Graph execution error", "Detected at node", "File ", "[[", "Node: '")
     lines = [line.strip() for line in message.splitlines()]
     return " ".join(line for line in lines if line and not line.startswith(noise)) or message.strip()

@@ -43,8 +43,8 @@ def choose_outputs(given: str, graph_def: Any, signature: Signature, outputs: Se
         given: the model's path, for messages.
         graph_def: the graph.
         signature: names that the model itself gives its ports.
-        outputs: what the caller asks for: names of the signature, tensors, or `NEW=EITHER`. With a signature of one
-            output, a name that is neither becomes that output's name. Empty: all that the signature has.
+        outputs: what the caller asks for: names of the signature, tensors, or `NEW=EITHER`. `prediction` is
+            also the only output of a signature. Empty: all that the signature has.
 
     Raises:
         GraphError: for a name that the model lacks, or if nothing says what its outputs are.
@@ -64,14 +64,17 @@ def choose_outputs(given: str, graph_def: Any, signature: Signature, outputs: Se
             port = _signature_port(given, new or key, key, signature.outputs)
         elif split_tensor(source)[0] in nodes:
             port = Port(new or _own_name(source), source if ":" in source else f"{source}:0")
-        elif only and not new and key.isidentifier():
+        elif only and not new and key == OUTPUT:
             port = _signature_port(given, key, only, signature.outputs)
         else:
             known = [f"{name} (of the signature)" for name in sorted(signature.outputs)]
             near = [f"{name}:0" for name in difflib.get_close_matches(source, nodes, n=3, cutoff=0.5)]
             names = dict.fromkeys([*known, *near, *likely_outputs(graph_def).likely])
             hint = ", ".join(list(names)[:SHOWN]) or "none"
-            raise GraphError(f"{given} has no tensor {source} to freeze to (--outputs); what comes near is {hint}")
+            raise GraphError(
+                f"{given} has no tensor {source} to freeze to (--outputs, or --fetch of score); "
+                f"what comes near is {hint}"
+            )
         ports.append(port)
     return tuple(ports)
 

@@ -24,7 +24,10 @@ HANDED = re.compile(r"GetNext|[Dd]equeue|Unstage")
 
 
 def command_to_paste(description: Description) -> str:
-    """Return what to type next: a scoring with a frozen graph, the freezing of anything else."""
+    """Return what to type next: to score with a frozen graph, to freeze anything else; empty where nothing would do."""
+    keras = description.keras
+    if keras is not None and (keras.code or keras.custom_classes or not keras.class_name):
+        return ""  # nothing but its makers' code can load it; the notes say so
     words = _freeze_words(description) if description.is_source else _score_words(description)
     acting = dict.fromkeys(finding.operation for finding in description.findings if not finding.is_foreign)
     for operation in acting:

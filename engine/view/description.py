@@ -33,7 +33,7 @@ def print_description(description: Description, stream: TextIO) -> None:
     rows = list(_rows(description))
     command = ("to freeze" if description.is_source else "to score", command_to_paste(description))
     shown = [(_printable(name, MAX_TEXT), _printable(text, MAX_TEXT)) for name, text in rows]
-    print_table("Model", [*shown, (command[0], _printable(command[1], None))], stream)
+    print_table("Model", [*shown, *([(command[0], _printable(command[1], None))] if command[1] else [])], stream)
 
 
 def _printable(text: str, most: int | None) -> str:

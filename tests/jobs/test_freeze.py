@@ -144,3 +144,16 @@ def test_a_file_of_others_is_not_overwritten(words: Path, tmp_path: Path, capsys
     assert not (tmp_path / "m.pb").exists()
     with pytest.raises(GraphError, match="no file of ours"):
         write_frozen(str(tmp_path / "m.pb"), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dest", ["model.meta", "model.index", "model.data-00000-of-00001"])
+def test_a_source_is_never_overwritten(
+    dest: str, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in words.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    before = (tmp_path / dest).read_bytes()
+    code, _, err = frozen(capsys, tmp_path / "model", tmp_path / dest, "--outputs", "prediction")
+    assert code == 2
+    assert f"{dest} is a part of {tmp_path}/model itself; name another file" in err
+    assert (tmp_path / dest).read_bytes() == before

@@ -36,8 +36,8 @@ def names(ports: tuple[Port, ...]) -> list[tuple[str, str]]:
     ("known", "outputs", "expected"),
     [
         (LONE, (), [("prediction", "StatefulPartitionedCall:0")]),
-        (LONE, ("score",), [("score", "StatefulPartitionedCall:0")]),  # a lone output takes any name
-        (LONE, ("score:0",), [("score", "StatefulPartitionedCall:0")]),
+        (LONE, ("prediction",), [("prediction", "StatefulPartitionedCall:0")]),  # which a lone output is as well
+        (LONE, ("prediction:0",), [("prediction", "StatefulPartitionedCall:0")]),
         (LONE, ("dense",), [("dense", "StatefulPartitionedCall:0")]),
         (LONE, ("score=dense",), [("score", "StatefulPartitionedCall:0")]),
         (LONE, ("y",), [("y", "y:0")]),  # but for that of a tensor
@@ -77,8 +77,9 @@ def test_inputs(known: Signature, inputs: tuple[str, ...], expected: list[tuple[
     ("known", "outputs", "message"),
     [
         (NONE, (), "^m: --outputs is missing: which tensors to freeze to. Likely ones are x:0, y:0, s:0"),
-        (NONE, ("z/b",), r"^m has no tensor z/b to freeze to \(--outputs\); what comes near is a/b:0"),
+        (NONE, ("z/b",), r"^m has no tensor z/b to freeze to \(--outputs.*\); what comes near is a/b:0"),
         (MANY, ("scor",), r"near is output_10 \(of the signature\), output_2 .*, score \(of the signature\)"),
+        (LONE, ("score",), r"has no tensor score to freeze to .*dense \(of the signature\)"),
         (LONE, ("p=nothing",), r"has no tensor nothing to freeze to .*dense \(of the signature\)"),
     ],
 )
