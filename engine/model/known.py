@@ -23,7 +23,6 @@ from engine.model.sidecar import Ports, read_sidecar
 from engine.model.tensor import TensorSpec
 
 CHUNK_BYTES = 2**20
-NUM_ALIASES = 2  # a lone input has its layer's name and the name inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +133,16 @@ def bind_model(known: KnownModel, request: Request) -> BoundModel:
         return _bind_graph(known, known.graph, request)
     if known.meta is not None:
         return _bind_source(known, known.meta, request)
+    return _bind_keras(known, request)
+
+
+def _bind_keras(known: KnownModel, request: Request) -> BoundModel:
     layers = {f"{spec.name}:0": replace(spec, name=f"{spec.name}:0") for spec in read_keras_file(known.found).inputs}
-    if len(layers) == 1:
+    usual = default_columns(list(layers)) if len(layers) > 1 else {"inputs:0": "inputs"}
+    if len(layers) == 1:  # a lone input has its layer's name, and is called inputs
         layers["inputs:0"] = replace(next(iter(layers.values())), name="inputs:0")
-    usual = {"inputs:0": "inputs"} if len(layers) <= NUM_ALIASES else default_columns(list(layers))
     feed, fetch = request.feed or usual, request.fetch or {"prediction:0": "prediction"}
     specs = {name: layers.get(name, TensorSpec(name, None, None)) for name in (*feed, *fetch)}
-    # Nothing is known of its inputs yet: a lone one is called inputs, unless it is fed under its own name.
     options = _freeze_options(request, tuple(fetch), _kept_names([name for name in feed if name != "inputs:0"]))
     return BoundModel(known, feed, fetch, request.init_ops, specs, (), options)
 

@@ -1,5 +1,7 @@
 import hashlib
+import json
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +211,23 @@ def test_a_source_is_audited_before_anything_loads_it(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path, meta_graph(made, {"a": "x:0"}, {"b": "y:0"}))
     with pytest.raises(GraphError, match=r"leak \(ReadFile\) reads files"):
         bound(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "feed"), [(["pixels"], {"inputs:0": "inputs"}), (["a", "b"], {"a:0": "a", "b:0": "b"})]
+)
+def test_a_keras_file_s_inputs_are_its_defaults(names: list[str], feed: dict[str, str], tmp_path: Path) -> None:
+    layers = [
+        {"class_name": "InputLayer", "config": {"name": name, "batch_shape": [None, 4], "dtype": "float32"}}
+        for name in names
+    ]
+    with zipfile.ZipFile(tmp_path / "m.keras", "w") as archive:
+        archive.writestr("config.json", json.dumps({"class_name": "Functional", "config": {"layers": layers}}))
+    found = bound(str(tmp_path / "m.keras"))
+    assert found.feed == feed
+    assert all(found.specs[name].shape == (None, 4) for name in feed)
+    assert found.freeze_options is not None
+    assert bound(str(tmp_path / "m.keras"), feed={f"{names[0]}:0": "x"}).specs[f"{names[0]}:0"].dtype == "float32"
 
 
 def test_a_missing_graph_is_told(tmp_path: Path) -> None:
