@@ -97,7 +97,7 @@ def read_sample(sample: Sample, plan: FreezePlan) -> dict[str, npt.NDArray[Any]]
     """Return the first rows of the sample as arrays by input tensor.
 
     Raises:
-        ConfigError: for a feed that is no input.
+        ConfigError: for a feed that is no input, or a file that is no Parquet.
         SchemaError: for a column that is missing or cannot become its tensor.
         DataError: for a row that cannot.
     """
@@ -106,7 +106,11 @@ def read_sample(sample: Sample, plan: FreezePlan) -> dict[str, npt.NDArray[Any]]
         if name not in specs:
             raise ConfigError(f"--feed {name}: no input of this model; its inputs are {', '.join(specs) or 'none'}")
     columns = {**default_columns(list(specs)), **sample.feed}
-    with open_parquet(sample.path) as file:
+    try:
+        opened = open_parquet(sample.path)
+    except DataError as error:  # here the file is the caller's mistake, and no input's damage
+        raise ConfigError(f"--sample {error}") from error
+    with opened as file:
         names = file.schema_arrow.names
         missing = [f"{name}={columns[name]}" for name in specs if columns[name] not in names]
         if missing:

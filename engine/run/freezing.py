@@ -58,7 +58,7 @@ def freeze_on_worker(call: Callable[..., ScoredModel | EngineError], bound: Boun
 
     Raises:
         Mistake: if the model cannot be frozen, or the worker's node does not see it.
-        JobFailedError: if the process dies.
+        JobFailedError: if the process dies, or no worker was free in time.
     """
     # The graph itself need not travel: the worker reads it where it lies.
     slim = replace(bound, known=replace(bound.known, meta=None))
@@ -66,7 +66,9 @@ def freeze_on_worker(call: Callable[..., ScoredModel | EngineError], bound: Boun
         value = call(freeze_here, slim)
     except WorkerLostError as error:
         path = bound.known.found.given
-        raise JobFailedError(f"the process that froze {path} was lost; was its memory enough? {error}") from error
+        raise JobFailedError(
+            f"{path} was not frozen: {error}; a process that died may have wanted more memory than its node has"
+        ) from error
     if isinstance(value, EngineError):
         raise value
     return value

@@ -100,6 +100,7 @@ def test_a_live_session_gives_the_same_graph(words: Path, tmp_path: Path, capsys
         (("model", "m.json", "--outputs", "prediction"), "need two names"),
         (("model", "m.pb", "--outputs", "prediction", "--signature", "s"), "no signature s"),
         (("model", "m.pb", "--outputs", "prediction", "--sample", "none.parquet"), "none.parquet"),
+        (("model", "m.pb", "--outputs", "prediction", "--sample", "model.index"), "--sample model.index"),
         (
             ("model", "m.pb", "--outputs", "prediction", "--sample", "rows.parquet", "--feed", "w=x"),
             "--feed w:0: no input",
