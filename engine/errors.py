@@ -52,16 +52,16 @@ class ClusterError(Mistake):
 
 
 class DataError(EngineError):
-    """A row or file that cannot be scored; `row_index` counts from 0 in what was being converted."""
+    """A row or file that cannot be scored; `reason` is TensorFlow's class of error where the graph refused a batch."""
 
-    def __init__(self, message: str = "", row_index: int | None = None) -> None:
-        """Keep the message, and the row where it is known."""
-        super().__init__(message, row_index)
+    def __init__(self, message: str = "", reason: str = "") -> None:
+        """Keep the message, and the graph's reason."""
+        super().__init__(message, reason)
         self.message = message
-        self.row_index = row_index
+        self.reason = reason
 
     def __str__(self) -> str:
-        """Give the message alone; the row is woven in where file and shard are known."""
+        """Give the message alone."""
         return self.message
 
 

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from engine.data.binding import bind_feed
-from engine.data.conversion import to_tensor
+from engine.data.columns import FeedSource, InputSchema, leaf_names, resolve_feed, select_columns
+from engine.data.conversion import convert_rows
 from engine.data.sink import write_whole
 from engine.data.source import open_parquet
 from engine.errors import ConfigError, DataError, GraphError, SchemaError, StorageError
@@ -105,29 +107,30 @@ def read_sample(sample: Sample, plan: FreezePlan) -> dict[str, npt.NDArray[Any]]
     for name in sample.feed:
         if name not in specs:
             raise ConfigError(f"--feed {name}: no input of this model; its inputs are {', '.join(specs) or 'none'}")
-    columns = {**default_columns(list(specs)), **sample.feed}
+    texts = {**default_columns(list(specs)), **sample.feed}
     try:
         opened = open_parquet(sample.path)
     except DataError as error:  # here the file is the caller's mistake, and no input's damage
         raise ConfigError(f"--sample {error}") from error
     with opened as file:
-        names = file.schema_arrow.names
-        missing = [f"{name}={columns[name]}" for name in specs if columns[name] not in names]
-        if missing:
-            raise SchemaError(
-                f"--sample {sample.path} lacks the column for {', '.join(missing)}; it has {', '.join(names)}; "
-                "name them with --feed TENSOR=COLUMN, or give constants with --set"
-            )
-        batches = file.iter_batches(SAMPLE_ROWS, columns=sorted({columns[name] for name in specs}))
-        first = next(batches, None)
+        columns = InputSchema(sample.path, file.schema_arrow, ())
+        bindings = {name: bind_feed(_find_column(columns, name, texts[name]), spec) for name, spec in specs.items()}
+        paths = [path for binding in bindings.values() for path in binding.source.columns]
+        leaves = [name for name, _ in leaf_names(select_columns(file.schema_arrow, paths))]
+        first = next(file.iter_batches(SAMPLE_ROWS, columns=leaves), None)
     if first is None or not len(first):
         raise SchemaError(f"--sample {sample.path} has no rows")
-    rows = {}
-    for name, spec in specs.items():
-        column = first.column(columns[name])
-        binding = bind_feed(first.schema.field(columns[name]), spec)
-        try:
-            rows[name] = np.ascontiguousarray(to_tensor(binding, column))
-        except DataError as error:
-            raise DataError(f"--sample {sample.path}, row {error.row_index or 0}: {error.message}") from error
-    return rows
+    groups, faults = convert_rows(list(bindings.values()), pa.Table.from_batches([first]))
+    for bad in faults.in_order():
+        raise DataError(f"--sample {sample.path}, row {bad.row_index}: {bad.message}")
+    return {name: np.ascontiguousarray(array) for name, array in zip(bindings, groups[0].arrays, strict=True)}
+
+
+def _find_column(columns: InputSchema, name: str, text: str) -> FeedSource:
+    try:
+        return resolve_feed(columns, text)
+    except SchemaError as error:
+        raise SchemaError(
+            f"--sample {columns.path} lacks the column for {name}={text}; it has {', '.join(columns.schema.names)}; "
+            "name it with --feed TENSOR=COLUMN, or give a constant with --set"
+        ) from error

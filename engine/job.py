@@ -4,19 +4,22 @@ Mistakes end in `prepare`, before Ray is touched; nothing here imports TensorFlo
 """
 
 import time
+from collections.abc import Sequence
 
 from engine.config import JobConfig
 from engine.data.ledger import Ledger
-from engine.data.manifest import ManifestRow
+from engine.data.manifest import ManifestRow, RowCounts, manifest_row
+from engine.data.quarantine import FOLDER as QUARANTINE_FOLDER
 from engine.errors import JobFailedError, Mistake, PlanError
 from engine.prepare import Job, find_changes, prepare
 from engine.run.actor import LoadReport
+from engine.run.budget import BadRowTally, read_budget
 from engine.run.freezing import ScoredModel, freeze_on_worker, scored_model
 from engine.run.interrupt import interruptible
 from engine.run.outcome import PoolRun, Watcher
 from engine.run.pool import size_pool
-from engine.run.shard import ScoringSpec, ShardResult
-from engine.run.summary import Summary, add_phases, find_bottleneck
+from engine.run.spec import RowRules, ScoringSpec, ShardResult
+from engine.run.summary import Summary, add_odd_values, add_phases, find_bottleneck
 from engine.run.versions import installed_versions
 from engine.view.progress import ProgressView
 
@@ -48,6 +51,7 @@ def _score(config: JobConfig, view: ProgressView, started: float) -> Summary:
     if done is not None and len(done) == len(job.part_names) and ledger.is_finished:
         manifest = ledger.read_manifest()
         ledger.check_sizes(manifest)
+        judge(job, manifest, ())
         return summarise(job, ledger, manifest, PoolRun(), time.monotonic() - started)
     view.start(len(job.part_names), len(done or ()))
     if job.model.known.remark:
@@ -57,11 +61,35 @@ def _score(config: JobConfig, view: ProgressView, started: float) -> Summary:
     finally:
         view.close()
     earlier = ledger.describe_parts(sorted(set(job.part_names) - {each.part for each in run.results.values()}))
-    manifest = [*earlier, *(manifest_row(run, result) for result in run.results.values())]
+    manifest = [*earlier, *(describe_result(run, result) for result in run.results.values())]
     manifest.sort(key=lambda row: row.shard_id)
     summary = summarise(job, ledger, manifest, run, time.monotonic() - started)
-    ledger.finish(job.plan.plan_id, manifest, summary.to_json())
+    ledger.record(job.plan.plan_id, manifest, summary.to_json())
+    judge(job, manifest, [row for result in run.results.values() for row in result.bad_rows])
+    ledger.succeed()
     return summary
+
+
+def judge(job: Job, manifest: list[ManifestRow], shown: Sequence[str]) -> None:
+    """Check that every input row is accounted for, and that the bad ones are within what the call puts up with.
+
+    Raises:
+        DataError: if there are more bad rows.
+        JobFailedError: if a row is missing.
+    """
+    counts = sum((row.counts for row in manifest), RowCounts())
+    odd = [row.part for row in manifest if not row.counts.is_complete]
+    if odd:
+        raise JobFailedError(f"{odd[0]}: not every input row is in the part, in quarantine or filtered ({counts})")
+    tally = bad_row_tally(job)
+    tally.add(counts.rows_quarantined, shown)
+    num_tried = counts.rows + counts.rows_quarantined
+    tally.budget.check_share(counts.rows_quarantined, num_tried, tally.shown, tally.folder)
+
+
+def bad_row_tally(job: Job) -> BadRowTally:
+    """Return a count of bad rows that ends the job when there are too many."""
+    return BadRowTally(read_budget(job.config.max_bad_rows), f"{job.config.output}/{QUARANTINE_FOLDER}")
 
 
 def find_done(job: Job, ledger: Ledger) -> set[str] | None:
@@ -132,11 +160,16 @@ def run_missing(job: Job, ledger: Ledger, done: set[str] | None, view: ProgressV
         ledger.write_schema(report.schema)
         view.stage("scoring")
 
-    config = job.config
+    config, bad = job.config, bad_row_tally(job)
+
+    def take(result: ShardResult) -> None:
+        view.advance(result.facts.counts.rows)
+        bad.add(result.facts.counts.rows_quarantined, result.bad_rows)
+
     cluster = Cluster(config.address)
     cluster.check_address()
     view.stage("starting Ray" if cluster.is_local else "joining the Ray cluster")
-    watcher = Watcher(begin, lambda result: view.advance(result.rows_out), view.notice, view.tick)
+    watcher = Watcher(begin, take, view.notice, view.tick)
     with cluster:
         shares = config.actors, config.cpus_per_actor, config.gpus_per_actor
         num_missing = len(job.part_names) - len(done or ())
@@ -148,6 +181,7 @@ def run_missing(job: Job, ledger: Ledger, done: set[str] | None, view: ProgressV
             for note in model.notes:
                 view.notice(f"frozen {config.model}: {note}")
         mine = claim_output(job, ledger, done, model.sha256)
+        bad.add(ledger.count_quarantined(mine))
         view.stage(f"loading the model on {pool}")
         missing = [job.plan.shards[shard_id] for name, shard_id in job.part_names.items() if name not in mine]
         run = run_shards(scoring_spec(job, model), model.data, missing, pool, watcher)
@@ -170,31 +204,38 @@ def scoring_spec(job: Job, model: ScoredModel) -> ScoringSpec:
         plan_id=job.plan.plan_id,
         output=job.config.output,
         num_shards=len(job.plan.shards),
-        feeds=model.feeds,
+        feeds=tuple((tensor, job.inputs.sources[tensor]) for tensor, _ in model.feeds),
         fetches=model.fetches,
         constants=model.constants,
         init_ops=model.init_ops,
         op_libraries=job.config.op_library,
-        read_schema=job.read_schema,
-        keep=job.keep,
+        selection=job.inputs.selection,
+        keep=job.inputs.keep,
+        rules=RowRules(
+            fills=job.inputs.fills,
+            utf8=job.config.utf8,
+            provenance=job.config.provenance,
+            nan_is_bad=job.config.nan_is_bad,
+            unbatched=job.config.unbatched,
+            budget=read_budget(job.config.max_bad_rows),
+        ),
         batch_rows=job.plan.batch_rows,
         samples=tuple(job.plan.whole_file(file) for file in job.plan.files[:NUM_SAMPLES]),
         versions=installed_versions(),
     )
 
 
-def manifest_row(run: PoolRun, result: ShardResult) -> ManifestRow:
+def describe_result(run: PoolRun, result: ShardResult) -> ManifestRow:
     """Return the manifest's row of a part of this run."""
-    return ManifestRow(
-        result.part, result.shard_id, result.sources, result.rows_in, result.rows_out, result.num_bytes,
-        result.sha256, run.attempts[result.shard_id], result.seconds["total"],
-    )  # fmt: skip
+    attempts, seconds = run.attempts[result.facts.shard_id], result.seconds["total"]
+    return manifest_row(result.part, result.facts, result.published, attempts, seconds)
 
 
 def summarise(job: Job, ledger: Ledger, manifest: list[ManifestRow], run: PoolRun, seconds_total: float) -> Summary:
     """Add up the job's figures."""
     phases = add_phases([result.seconds for result in run.results.values()])
-    rows_now = sum(result.rows_out for result in run.results.values())
+    rows_now = sum(result.facts.counts.rows for result in run.results.values())
+    counts = sum((row.counts for row in manifest), RowCounts())
     actor_seconds = len(run.reports) * run.scoring_seconds
     halved = run.batches_halved
     unstable = [f"random operation {name}" for name in job.model.random_operations[:1]]
@@ -203,10 +244,13 @@ def summarise(job: Job, ledger: Ledger, manifest: list[ManifestRow], run: PoolRu
         plan_id=job.plan.plan_id,
         model_sha256=scored_sha256(ledger),
         output=job.config.output,
-        rows_in=sum(row.rows_in for row in manifest),
-        rows_out=sum(row.rows for row in manifest),
-        rows_quarantined=0,
-        rows_filtered=0,
+        rows_in=counts.rows_in,
+        rows_out=counts.rows,
+        rows_quarantined=counts.rows_quarantined,
+        rows_filtered=counts.rows_filtered,
+        files_pruned=job.inputs.num_pruned,
+        nan_values=add_odd_values([row.odd_values for row in manifest], 0),
+        inf_values=add_odd_values([row.odd_values for row in manifest], 1),
         parts=len(manifest),
         parts_earlier=len(manifest) - len(run.results),
         seconds_total=seconds_total,

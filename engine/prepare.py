@@ -5,21 +5,20 @@ Touches neither Ray, nor TensorFlow, nor the output folder. Start at `prepare`.
 
 import hashlib
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from engine.config import JobConfig
 from engine.data.binding import FeedBinding, bind_feed
+from engine.data.columns import select_columns
 from engine.data.ledger import Ledger
 from engine.data.listing import InputFile, list_inputs, would_list
-from engine.data.output import check_output_names
 from engine.data.sink import ENCODING
-from engine.data.source import open_parquet, read_row_groups, select_schema
+from engine.data.source import open_parquet, read_row_groups
 from engine.errors import ConfigError, GraphError, PlanError
+from engine.inputs import JobInputs, check_text_columns, choose_inputs
 from engine.model.constants import read_constant
 from engine.model.known import BoundModel, Request, bind_model, read_model
 from engine.run.plan import (
@@ -46,10 +45,8 @@ class Job:
     """The model, and which of its tensors are fed and fetched."""
     feeds: tuple[FeedBinding, ...]
     """Columns bound to tensors, as far as the model file tells."""
-    read_schema: pa.Schema
-    """Input columns to read: fed, then kept."""
-    keep: tuple[str, ...]
-    """Input columns carried to the output."""
+    inputs: JobInputs
+    """Files, and which of their columns and rows are read."""
     plan: Plan
     """Shards, and the identity of the job."""
 
@@ -80,35 +77,43 @@ def prepare(config: JobConfig) -> Job:
     if twice:
         raise ConfigError(f"{twice[0]} is both fed (--feed) and set (--set); leave one of them out")
     bound = _bind_model(config, given)
+    check_text_columns(config, list(bound.fetch.values()))
     files = list_inputs(config.input)
     _check_output_apart(config.output, files, config.input)
-    first = files[0].path
-    with open_parquet(first) as file:
-        schema, metadata = file.schema_arrow, file.metadata
-    fed = list(bound.feed.values())
-    keep = _kept_columns(config, schema, fed)
-    read_schema = select_schema(schema, list(dict.fromkeys([*fed, *keep])), first)
-    check_output_names([*keep, *bound.fetch.values()])
-    feeds = tuple(bind_feed(read_schema.field(column), bound.specs[name]) for name, column in bound.feed.items())
-    groups = read_row_groups(metadata, schema, [feed.column for feed in feeds if feed.row_bytes() is None])
-    read_bytes = sum(group.num_bytes for group in groups) / max(1, metadata.num_rows)
-    row_bytes = sum(feed.row_bytes() or 0.0 for feed in feeds) + read_bytes
-    return Job(
-        config=config,
-        model=bound,
-        feeds=feeds,
-        read_schema=read_schema,
-        keep=keep,
-        plan=make_plan(
-            config, bound, files, keep, resolve_batch_rows(config.batch_size, _fixed_rows(feeds), row_bytes)
-        ),
+    inputs = choose_inputs(config, files, bound.feed, list(bound.fetch.values()))
+    feeds = tuple(
+        bind_feed(inputs.sources[name], bound.specs[name], inputs.fills, config.unbatched) for name in bound.feed
     )
+    stop_rows = None
+    if config.limit is not None:
+        stop_rows = limit_rows(files, _count_rows(files, config.limit), config.limit)
+        if not any(file.path in stop_rows for file in inputs.files):
+            raise PlanError(f"--limit {config.limit}: --where holds for none of the folders of these first rows")
+    plan = make_plan(config, bound, inputs, _batch_rows(config, inputs, feeds), stop_rows)
+    return Job(config=config, model=bound, feeds=feeds, inputs=inputs, plan=plan)
+
+
+def _batch_rows(config: JobConfig, inputs: JobInputs, feeds: tuple[FeedBinding, ...]) -> int:
+    """Return the rows of a graph call."""
+    if config.unbatched:
+        if config.batch_size not in ("auto", 1):
+            raise ConfigError(
+                f"--batch-size {config.batch_size}: with --unbatched every row is a graph call of its own"
+            )
+        return 1
+    unknown = [path for feed in feeds if feed.row_bytes() is None for path in feed.source.columns]
+    physical = [path for path in unknown if str(path) not in inputs.first.partitions]
+    groups = read_row_groups(inputs.metadata, select_columns(inputs.first.schema, physical))
+    read_bytes = sum(group.num_bytes for group in groups) / max(1, inputs.metadata.num_rows)
+    row_bytes = sum(feed.row_bytes() or 0.0 for feed in feeds) + read_bytes
+    return resolve_batch_rows(config.batch_size, _fixed_rows(feeds), row_bytes)
 
 
 def make_plan(
-    config: JobConfig, bound: BoundModel, files: tuple[InputFile, ...], keep: tuple[str, ...], batch_rows: int
+    config: JobConfig, bound: BoundModel, inputs: JobInputs, batch_rows: int, stop_rows: Mapping[str, int] | None
 ) -> Plan:
     """Cut the files into shards and hash what decides the output."""
+    files = inputs.files
     shard_bytes = resolve_shard_bytes(config.shard_size, sum(file.size_bytes for file in files))
     settings = {
         "model_sha256": bound.known.sha256,
@@ -119,16 +124,19 @@ def make_plan(
         "fetch": [f"{tensor}={column}" for tensor, column in bound.fetch.items()],  # their order is the columns'
         "set": config.set,
         "init_op": list(bound.init_ops),
-        "keep": list(keep),
+        "keep": [str(path) for path in inputs.keep],
+        "where": list(config.where),
+        "fill": config.fill,
+        "utf8": sorted(config.utf8),
+        "provenance": config.provenance,
+        "nan_is_bad": config.nan_is_bad,
+        "unbatched": config.unbatched,
         "limit": config.limit,
         "batch_size": batch_rows,
         "shard_size": shard_bytes,
         "encoding": ENCODING,
         "versions": {name: version for name, version in installed_versions().items() if name != "ray"},
     }
-    stop_rows = None
-    if config.limit is not None:
-        stop_rows = limit_rows(files, _count_rows(files, config.limit), config.limit)
     shards = tuple(plan_shards(files, shard_bytes, stop_rows))
     return Plan(plan_id(settings), settings, files, shards, batch_rows, shard_bytes)
 
@@ -186,18 +194,6 @@ def _check_output_apart(output: str, files: tuple[InputFile, ...], inputs: tuple
     for file in files:
         if os.path.realpath(file.path).startswith(real + os.sep):
             raise PlanError(f"--output {output} holds the input file {file.path}; name a folder beside it")
-
-
-def _kept_columns(config: JobConfig, schema: pa.Schema, fed: Sequence[str]) -> tuple[str, ...]:
-    match config.keep:
-        case None:
-            return tuple(name for name in schema.names if name not in fed)
-        case "all":
-            return tuple(schema.names)
-        case "none":
-            return ()
-        case names:
-            return tuple(names)
 
 
 def _fixed_rows(feeds: tuple[FeedBinding, ...]) -> int | None:

@@ -6,12 +6,11 @@ Start at `preview`; `DataInFlight` is the memory promise.
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from engine.config import JobConfig
 from engine.data.binding import FeedBinding
+from engine.data.columns import leaf_names, select_columns
 from engine.data.ledger import Ledger
-from engine.data.source import SLICE_BYTES, cut_slices, open_parquet, read_row_groups, row_width
+from engine.data.source import SLICE_BYTES, cut_slices, read_row_groups, row_width
 from engine.model.infer import infer_tensor
 from engine.model.tensor import TensorSpec
 from engine.prepare import Job, find_changes, prepare
@@ -55,6 +54,10 @@ class Preview:
     """Model, and whether it will be frozen first."""
     num_files: int
     """Input files."""
+    num_pruned: int
+    """Files beside them that are left out because no row in their folders could hold for a condition."""
+    where: tuple[str, ...]
+    """Conditions that rows have to hold for."""
     input_bytes: int
     """Their bytes on disk."""
     num_shards: int
@@ -104,15 +107,17 @@ def preview(config: JobConfig) -> Preview:
         plan_id=job.plan.plan_id,
         model=_model_text(job),
         num_files=len(job.plan.files),
+        num_pruned=job.inputs.num_pruned,
+        where=job.config.where,
         input_bytes=sum(file.size_bytes for file in job.plan.files),
         num_shards=len(shards),
         shard_bytes=job.plan.shard_bytes,
         num_done=num_done,
         refusal=refusal,
         batch_rows=job.plan.batch_rows,
-        feeds=tuple((f.column, str(job.read_schema.field(f.column).type), str(f.tensor)) for f in job.feeds),
+        feeds=tuple((f.column, _type_text(f), str(f.tensor)) for f in job.feeds),
         fetches=tuple((str(_fetched(job, name)), column) for name, column in job.model.fetch.items()),
-        kept=tuple((name, str(job.read_schema.field(name).type)) for name in job.keep),
+        kept=tuple((str(path), str(path.type)) for path in job.inputs.keep),
         memory=measure_memory(job),
         output=job.config.output,
         parts=tuple(part_name(shards[i], len(shards)) for i in sorted({0, len(shards) - 1})),
@@ -126,6 +131,13 @@ def _model_text(job: Job) -> str:
     return job.config.model if known.graph else f"{job.config.model} (a {known.found.kind}: frozen first, on a worker)"
 
 
+def _type_text(feed: FeedBinding) -> str:
+    """Return the Arrow type of what fills a tensor, and how many columns of it are stacked."""
+    columns = feed.source.columns
+    kinds = ", ".join(dict.fromkeys(str(path.type) for path in columns))
+    return f"{len(columns)} columns of {kinds}" if feed.source.is_stacked else kinds
+
+
 def _fetched(job: Job, name: str) -> TensorSpec:
     """Return what the model's files tell of a fetched tensor."""
     graph, known = job.model.known.graph, job.model.specs.get(name)
@@ -134,35 +146,23 @@ def _fetched(job: Job, name: str) -> TensorSpec:
 
 def measure_memory(job: Job) -> DataInFlight:
     """Work out an actor's data in flight from the first file's footer and the rule by which slices are cut."""
-    with open_parquet(job.plan.files[0].path) as file:
-        metadata, schema = file.metadata, file.schema_arrow
-    read = dict.fromkeys([*job.read_schema.names, *job.keep])
-    groups = read_row_groups(metadata, schema, list(read))
+    metadata, schema, selection = job.inputs.metadata, job.inputs.first.schema, job.inputs.selection
+    groups = read_row_groups(metadata, selection.columns)
     slices = cut_slices(groups, job.plan.batch_rows)
     row_bytes = sum(group.num_bytes for group in groups) / max(1, metadata.num_rows)
     rows = max((each.rows_per_read for each in slices), default=0)
     if len(job.plan.files) > 1 and row_bytes:  # others may have larger row groups; no slice is larger than this
         rows = max(job.plan.batch_rows, int(SLICE_BYTES / row_bytes))
-    kept_groups = read_row_groups(metadata, schema, list(job.keep))
+    kept = [path for path in job.inputs.keep if path.names[0] in schema.names]
+    kept_groups = read_row_groups(metadata, select_columns(schema, kept))
     kept_row_bytes = sum(group.num_bytes for group in kept_groups) / max(1, metadata.num_rows)
     fed_row_bytes = [feed.row_bytes() or 0.0 for feed in job.feeds]
-    converted = [width for feed, width in zip(job.feeds, fed_row_bytes, strict=True) if not _is_view(job, feed)]
+    converted = [width for feed, width in zip(job.feeds, fed_row_bytes, strict=True) if not feed.is_view]
     return DataInFlight(
         shards_at_once=SHARDS_PER_WORKER,
         slice_bytes=round(rows * row_bytes),
         converted_bytes=round(rows * sum(converted)),
         batch_bytes=round(job.plan.batch_rows * sum(fed_row_bytes)),
         part_bytes=round(rows * kept_row_bytes),
-        is_exact=all(row_width(schema.field(name).type) is not None for name in read),
+        is_exact=all(row_width(kind) is not None for _, kind in leaf_names(selection.columns)),
     )
-
-
-def _is_view(job: Job, feed: FeedBinding) -> bool:
-    """Whether a column's values lie in Arrow's memory as the tensor takes them."""
-    leaf = job.read_schema.field(feed.column).type
-    while hasattr(leaf, "value_type"):
-        leaf = leaf.value_type
-    try:
-        return bool(np.dtype(leaf.to_pandas_dtype()) == np.dtype(feed.tensor.dtype)) or "binary" in str(leaf)
-    except (TypeError, NotImplementedError):
-        return False

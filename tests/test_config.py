@@ -4,8 +4,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from engine.config import JobConfig, build_config, tensor_name
+from engine.config import JobConfig, build_config
 from engine.errors import ConfigError
+from engine.options import tensor_name
 
 BASE: dict[str, Any] = {"model": "m.pb", "input": ["in"], "output": "out"}
 
@@ -31,6 +32,13 @@ def test_defaults() -> None:
         "set": {},
         "init_op": (),
         "keep": None,
+        "where": (),
+        "fill": {},
+        "utf8": (),
+        "provenance": False,
+        "nan_is_bad": False,
+        "max_bad_rows": 0,
+        "unbatched": False,
         "batch_size": "auto",
         "actors": "auto",
         "gpus_per_actor": None,
@@ -64,6 +72,18 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("set", ["k:0=false", 's="word"', "v=[1, 2]"], {"k:0": False, "s:0": "word", "v:0": [1, 2]}),
     ("set", {"k": 0.5, "s": "word"}, {"k:0": 0.5, "s:0": "word"}),
     ("set", {}, {}),
+    ("feed", {"x": ["a", "b"], "y": "f_*"}, {"x:0": "a,b", "y:0": "f_*"}),
+    ("feed", ("x=a,image.bytes",), {"x:0": "a,image.bytes"}),
+    ("where", "a = 1", ("a = 1",)),
+    ("where", ["a = 1", "b is-null"], ("a = 1", "b is-null")),
+    ("fill", ("age=0", "name=a b", "q=x=y"), {"age": "0", "name": "a b", "q": "x=y"}),
+    ("fill", {"age": 0, "p": 0.5, "ok": True, "name": "none"}, {"age": "0", "p": "0.5", "ok": "true", "name": "none"}),
+    ("fill", {}, {}),
+    ("utf8", "label", ("label",)),
+    ("max_bad_rows", 0, 0),
+    ("max_bad_rows", "17", 17),
+    ("max_bad_rows", "0.10 %", "0.1%"),
+    ("max_bad_rows", "100%", "100%"),
     ("init_op", "init", ("init",)),
     ("init_op", ["init", "init_2"], ("init", "init_2")),
     ("keep", "all", "all"),
@@ -105,6 +125,18 @@ BAD: list[tuple[str, Any, str]] = [
     ("input", 3, "expected one or more names"),
     ("input", [1], "expected one or more names"),
     ("output", ["a"], "valid string"),
+    ("where", "", "expected COLUMN OP VALUE, as in 'country = de'"),
+    ("where", [3], "expected COLUMN OP VALUE"),
+    ("fill", "age", "expected COLUMN=VALUE, as in age=0"),
+    ("fill", {"age": [1]}, "expected a number, text, true or false for age"),
+    ("fill", ("age=0", "age=1"), "age is given twice"),
+    ("max_bad_rows", "many", "expected a number of rows, or a share of them as in 0.1%"),
+    ("max_bad_rows", -1, "expected a number of rows"),
+    ("max_bad_rows", 1.5, "expected a number of rows"),
+    ("max_bad_rows", True, "expected a number of rows"),
+    ("max_bad_rows", "101%", "expected a number of rows"),
+    ("max_bad_rows", "nan%", "expected a number of rows"),
+    ("feed", {"x": []}, "expected each tensor once with the name of its column"),
     ("feed", "x", "expected TENSOR=COLUMN, as in inputs:0=pixels"),
     ("feed", "=a", "expected TENSOR=COLUMN"),
     ("feed", "x=", "expected TENSOR=COLUMN"),
@@ -222,6 +254,15 @@ def test_flags_and_toml_give_the_same_config() -> None:
         limit = 7
         address = "h:1"
         overwrite = true
+        where = ["a = 1", "b in x,y"]
+        utf8 = ["label"]
+        provenance = true
+        nan_is_bad = true
+        max_bad_rows = "0.50%"
+        unbatched = true
+        [fill]
+        age = 0
+        name = "none"
         [feed]
         x = "a"
         "y:1" = "b"
@@ -248,6 +289,13 @@ def test_flags_and_toml_give_the_same_config() -> None:
         "allow_op": ("ReadFile", "PrintV2"),
         "address": "h:1",
         "overwrite": True,
+        "where": ("a = 1", "b in x,y"),
+        "fill": ("age=0", "name=none"),
+        "utf8": ("label",),
+        "provenance": True,
+        "nan_is_bad": True,
+        "max_bad_rows": "0.5%",
+        "unbatched": True,
         "feed": ("x=a", "y:1=b"),
         "fetch": ("p=score",),
         "set": ("keep_prob=1.0", 'names=["a", "b"]', "is_training=false"),

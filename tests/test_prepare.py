@@ -32,8 +32,8 @@ def refusal(kind: type[EngineError], settings: dict[str, Any], **more: Any) -> s
 
 def test_a_job_is_checked_and_planned(settings: dict[str, Any], tmp_path: Path) -> None:
     job = prepared(settings)
-    assert job.keep == ("id",)
-    assert job.read_schema.names == ["inputs", "id"]
+    assert [str(path) for path in job.inputs.keep] == ["id"]
+    assert job.inputs.selection.columns.names == ["inputs", "id"]
     assert [(feed.column, str(feed.tensor)) for feed in job.feeds] == [("inputs", "inputs:0 (float32 [?, 4])")]
     assert job.plan.settings["model_sha256"] == hashlib.sha256(Path(settings["model"]).read_bytes()).hexdigest()
     assert [Path(file.path).name for file in job.plan.files] == ["f0.parquet", "f1.parquet", "f2.parquet", "f3.parquet"]
@@ -74,8 +74,8 @@ def test_a_relative_path_inside_a_ray_job_is_a_mistake(
 )
 def test_kept_columns(settings: dict[str, Any], keep: object, expected: tuple[str, ...]) -> None:
     job = prepared(settings, keep=keep)
-    assert job.keep == expected
-    assert job.read_schema.names == list(dict.fromkeys(["inputs", *expected]))
+    assert tuple(str(path) for path in job.inputs.keep) == expected
+    assert job.inputs.selection.columns.names == list(dict.fromkeys(["inputs", *expected]))
 
 
 DECIDES = [

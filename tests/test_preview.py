@@ -39,7 +39,7 @@ def test_a_preview_says_what_would_run(settings: dict[str, Any], tmp_path: Path)
     assert found.num_shards == len(job.plan.shards) > 4
     assert found.shard_bytes == 1000
     assert (found.num_done, found.refusal) == (0, "")
-    assert found.feeds == (("inputs", str(job.read_schema.field("inputs").type), "inputs:0 (float32 [?, 4])"),)
+    assert found.feeds == (("inputs", str(job.inputs.first.schema.field("inputs").type), "inputs:0 (float32 [?, 4])"),)
     assert found.fetches == (("prediction:0 (float32 [?, 3])", "prediction"),)
     assert found.kept == (("id", "int64"),)
     num = found.num_shards

@@ -1,119 +1,229 @@
-"""Binds columns to feeds: which column can fill which tensor, told from schema and graph before a row is read.
+"""Binds columns to feeds: which columns can fill which tensor, told from schema and graph before a row is read.
 
 Pure. What then happens to the values is in `engine.data.conversion`, the way back from fetches to columns in
 `engine.data.output`. Start at `bind_feed`.
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from engine.data.columns import ColumnPath, FeedSource
+from engine.data.fills import read_fill
 from engine.errors import SchemaError
-from engine.model.tensor import Shape, TensorSpec
+from engine.model.tensor import Shape, TensorSpec, numpy_dtype, shape_text
 
 Extents = tuple[int | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class FeedBinding:
-    """A column and the tensor that it fills; made by `bind_feed`, which checked that it can."""
+    """Columns and the tensor that they fill; made by `bind_feed`, which checked that they can."""
 
-    column: str
-    """Name of the column."""
+    source: FeedSource
+    """The column, or the scalar columns that become the last axis."""
     tensor: TensorSpec
-    """Tensor, batch axis first."""
+    """Tensor, batch axis first unless `is_unbatched`."""
+    is_unbatched: bool = False
+    """Whether the tensor is one row's and has no batch axis."""
+    fills: tuple[pa.Scalar | None, ...] = (None,)
+    """For each column, what stands in for a null; None where a null is a bad row."""
+
+    @property
+    def column(self) -> str:
+        """The columns as they were written."""
+        return self.source.text
 
     @property
     def row_shape(self) -> Shape:
         """Extents of one row; None where the rank is unknown."""
-        return None if self.tensor.shape is None else self.tensor.shape[1:]
+        if self.tensor.shape is None or self.is_unbatched:
+            return self.tensor.shape
+        return self.tensor.shape[1:]
 
     @property
     def fixed_rows(self) -> int | None:
         """Extent of the batch axis where the graph fixes it."""
-        return self.tensor.shape[0] if self.tensor.shape else None
+        return self.tensor.shape[0] if self.tensor.shape and not self.is_unbatched else None
+
+    @property
+    def has_open_shape(self) -> bool:
+        """Whether the graph leaves open how rows are shaped."""
+        return self.row_shape is None or None in self.row_shape
 
     def row_bytes(self) -> float | None:
         """Bytes of one row of the tensor: shape times dtype; 256 for strings; None where it is not known."""
-        if self.row_shape is None or None in self.row_shape or self.tensor.dtype is None:
+        if self.has_open_shape or self.tensor.dtype is None:
             return None
-        width = 256 if self.tensor.dtype == "string" else np.dtype(self.tensor.dtype).itemsize
-        return float(width * math.prod(n for n in self.row_shape if n is not None))
+        width = 256 if self.tensor.dtype == "string" else numpy_dtype(self.tensor.dtype).itemsize
+        return float(width * math.prod(n for n in self.row_shape or () if n is not None))
+
+    @property
+    def is_view(self) -> bool:
+        """Whether rows without nulls are fed as they lie in Arrow's memory."""
+        kind = self.source.columns[0].type
+        leaf = peel_type(kind)[1]
+        if self.source.is_stacked or self.tensor.dtype in (None, "string") or "dictionary" in str(kind):
+            return False
+        if is_binary(leaf):
+            return not pa.types.is_binary_view(leaf)
+        is_bits = pa.types.is_boolean(leaf)
+        return not is_bits and np.dtype(leaf.to_pandas_dtype()) == numpy_dtype(str(self.tensor.dtype))
+
+    def can_vary(self) -> bool:
+        """Whether the graph may give rows of other shapes from batch to batch: fed lists of any length, or strings."""
+        extents, _ = peel_type(self.source.columns[0].type)
+        return self.tensor.dtype == "string" or (None in extents and self.has_open_shape)
 
 
-def bind_feed(field: pa.Field, tensor: TensorSpec) -> FeedBinding:
-    """Check that the column `field` can fill `tensor`, as far as dtypes and shapes tell before a row is read.
+def bind_feed(
+    source: FeedSource, tensor: TensorSpec, fills: Mapping[str, str] | None = None, is_unbatched: bool = False
+) -> FeedBinding:
+    """Check that the columns of `source` can fill `tensor`, as far as dtypes and shapes tell before a row is read.
+
+    Args:
+        source: the columns.
+        tensor: the tensor, batch axis first unless `is_unbatched`.
+        fills: what stands in for nulls, by column path.
+        is_unbatched: whether the graph takes one row at a time.
 
     Raises:
-        SchemaError: with what the column holds, what the tensor takes and what to do.
+        SchemaError: with what the columns hold, what the tensor takes and what to do.
     """
-    extents, leaf = peel_type(field.type)
-    if tensor.shape == ():
-        raise SchemaError(f"{tensor} has no batch axis to feed rows to; type --set {tensor.name}=VALUE for a constant")
-    if tensor.dtype is not None:
-        _check_dtype(field, leaf, tensor)
-    row_shape = None if tensor.shape is None else tensor.shape[1:]
-    is_raw = is_binary(leaf) and tensor.dtype != "string"
-    if row_shape is not None and None not in row_shape and None not in extents and tensor.dtype is not None:
-        expected = math.prod(n for n in row_shape if n is not None)
-        found = math.prod(n for n in extents if n is not None)
-        unit = "values"
-        if is_raw:
-            expected *= np.dtype(tensor.dtype).itemsize
-            found, unit = found * leaf.byte_width if pa.types.is_fixed_size_binary(leaf) else expected, "bytes"
+    if tensor.shape == () and not is_unbatched:
+        raise SchemaError(
+            f"{tensor} has no batch axis to feed rows to; type --set {tensor.name}=VALUE for a constant, "
+            "or --unbatched if the graph takes one row at a time"
+        )
+    for column in source.columns:
+        if source.is_stacked and peel_type(column.type)[0]:
+            raise SchemaError(f"column {str(column)!r} ({column.type}) cannot be stacked: expected one scalar a row")
+        if tensor.dtype is not None:
+            _check_dtype(column, peel_type(column.type)[1], tensor)
+    values = tuple(
+        None if fills is None or str(c) not in fills else read_fill(fills[str(c)], c, peel_type(c.type)[1], tensor)
+        for c in source.columns
+    )
+    binding = FeedBinding(source, tensor, is_unbatched, values)
+    _check_count(binding)
+    return binding
+
+
+def _check_count(binding: FeedBinding) -> None:
+    """Refuse rows of a fixed number of values where the tensor takes another."""
+    tensor, source = binding.tensor, binding.source
+    first = source.columns[0]
+    extents, leaf = peel_type(first.type)
+    if source.is_stacked:
+        extents = (len(source.columns),)
+    if binding.has_open_shape or None in extents or tensor.dtype is None:
+        return
+    expected = math.prod(n for n in binding.row_shape or () if n is not None)
+    found = math.prod(n for n in extents if n is not None)
+    what = f"{source.text!r} ({first.type})" if not source.is_stacked else f"{source.text!r}"
+    if is_raw(leaf, tensor.dtype):
+        if not pa.types.is_fixed_size_binary(leaf):
+            return
+        found, expected = found * leaf.byte_width, expected * numpy_dtype(tensor.dtype).itemsize
         if found != expected:
-            raise SchemaError(
-                f"column {field.name!r} ({field.type}) holds {found} {unit} a row where {tensor} takes {expected}"
-            )
-    return FeedBinding(field.name, tensor)
+            raise SchemaError(f"column {what} holds {found} bytes a row where {tensor} takes {expected}")
+    elif source.is_stacked and found != expected:
+        raise SchemaError(f"--feed {tensor.name}={source.text} names {found} columns where {tensor} takes {expected}")
+    elif found != expected:
+        raise SchemaError(f"column {what} holds {found} values a row where {tensor} takes {expected}")
 
 
-def _check_dtype(field: pa.Field, leaf: pa.DataType, tensor: TensorSpec) -> None:
-    dtype = str(tensor.dtype)
+def _check_dtype(column: ColumnPath, leaf: pa.DataType, tensor: TensorSpec) -> None:
+    dtype, what = str(tensor.dtype), f"column {str(column)!r} ({column.type})"
+    for is_kind, cure in REFUSED:
+        if is_kind(leaf):
+            raise SchemaError(f"{what} cannot fill {tensor}: {cure}")
     if dtype == "string":
-        if not _is_text(leaf) and not is_binary(leaf):
-            raise SchemaError(f"column {field.name!r} ({field.type}) cannot fill {tensor}: expected strings or binary")
+        if not is_text(leaf) and not is_binary(leaf):
+            raise SchemaError(f"{what} cannot fill {tensor}: expected strings or binary")
         return
     try:
-        target = np.dtype(dtype)
+        target = numpy_dtype(dtype)
     except TypeError as error:
         raise SchemaError(f"{tensor}: a column cannot fill a tensor of this dtype") from error
     if is_binary(leaf):
         return
-    if _is_text(leaf):
-        raise SchemaError(f"column {field.name!r} holds text ({field.type}) where {tensor} takes numbers")
+    if is_text(leaf):
+        raise SchemaError(f"column {str(column)!r} holds text ({column.type}) where {tensor} takes numbers")
     if not _is_number(leaf):
-        raise SchemaError(f"column {field.name!r} ({field.type}) cannot fill {tensor}: cast it to numbers upstream")
-    source = np.dtype(leaf.to_pandas_dtype())
-    if not _can_cast(source, target):
+        raise SchemaError(f"{what} cannot fill {tensor}: cast it to numbers upstream")
+    if not _can_cast(np.dtype(leaf.to_pandas_dtype()), target):
         raise SchemaError(
-            f"column {field.name!r} holds {leaf} where {tensor} takes {dtype}: "
+            f"column {str(column)!r} holds {leaf} where {tensor} takes {dtype}: "
             f"that would lose values; cast the column to {dtype} upstream"
         )
 
 
+def _is_list_view(field_type: pa.DataType) -> bool:
+    return bool(pa.types.is_list_view(field_type) or pa.types.is_large_list_view(field_type))
+
+
+# What has no tensor, and what to make of it upstream.
+REFUSED: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
+    (pa.types.is_struct, "name one of its fields, as in image.bytes"),
+    (pa.types.is_decimal, "cast it to double upstream"),
+    (pa.types.is_timestamp, "cast it to int64, or make the feature that is meant of it upstream"),
+    (pa.types.is_date, "cast it to int32 (days) upstream"),
+    (pa.types.is_time, "cast it to int64 upstream"),
+    (pa.types.is_duration, "cast it to int64 upstream"),
+    (pa.types.is_interval, "make numbers of it upstream"),
+    (pa.types.is_map, "take the values that are meant out of it, into columns of their own, upstream"),
+    (pa.types.is_union, "split it into a column a type upstream"),
+    (_is_list_view, "cast it to list upstream"),
+    (pa.types.is_null, "the first input file has only nulls there; cast it to the type that is meant upstream"),
+)
+
+
 def _can_cast(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
     """Exact casts, narrower numbers of the same kind, and integers to floats; values are checked when they come."""
-    ranks = {"b": 0, "u": 1, "i": 1, "f": 2, "c": 3}
+    ranks = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2, "c": 3}  # bfloat16 is of numpy's kind V
     return bool(np.can_cast(source, target, "safe")) or (
         ranks[source.kind] <= ranks.get(target.kind, -1) and target.kind != "b"
     )
 
 
 def peel_type(field_type: pa.DataType) -> tuple[Extents, pa.DataType]:
-    """Return the extents of one row (None for lists of any length) and the type of the leaves."""
+    """Return the extents of one row (None for lists of any length) and the type of the leaves.
+
+    Dictionaries stand for their values, extension types for what they are stored as.
+    """
     extents: Extents = ()
     while True:
-        if pa.types.is_fixed_size_list(field_type):
+        if isinstance(field_type, pa.FixedShapeTensorType):
+            order = field_type.permutation or range(len(field_type.shape))
+            extents = (*extents, *(field_type.shape[axis] for axis in order))
+            field_type = field_type.value_type
+        elif isinstance(field_type, pa.BaseExtensionType):
+            field_type = field_type.storage_type
+        elif pa.types.is_dictionary(field_type):
+            field_type = field_type.value_type
+        elif pa.types.is_fixed_size_list(field_type):
             extents = (*extents, field_type.list_size)
+            field_type = field_type.value_type
         elif pa.types.is_list(field_type) or pa.types.is_large_list(field_type):
             extents = (*extents, None)
+            field_type = field_type.value_type
         else:
             return extents, field_type
-        field_type = field_type.value_type
+
+
+def retype_leaves(field_type: pa.DataType, leaf: pa.DataType) -> pa.DataType:
+    """Return the type of the same lists with other leaves."""
+    if pa.types.is_fixed_size_list(field_type):
+        return pa.list_(retype_leaves(field_type.value_type, leaf), field_type.list_size)
+    if pa.types.is_list(field_type) or pa.types.is_large_list(field_type):
+        make = pa.large_list if pa.types.is_large_list(field_type) else pa.list_
+        return make(retype_leaves(field_type.value_type, leaf))
+    return leaf
 
 
 def _is_number(field_type: pa.DataType) -> bool:
@@ -121,11 +231,43 @@ def _is_number(field_type: pa.DataType) -> bool:
     return any(is_kind(field_type) for is_kind in kinds)
 
 
-def _is_text(field_type: pa.DataType) -> bool:
-    return any(is_kind(field_type) for is_kind in (pa.types.is_string, pa.types.is_large_string))
+def is_text(field_type: pa.DataType) -> bool:
+    """Whether values of this type are text."""
+    return any(
+        is_kind(field_type) for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    )
 
 
 def is_binary(field_type: pa.DataType) -> bool:
     """Whether values of this type are bytes: raw numbers for a numeric tensor, strings for a string tensor."""
-    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
     return any(is_kind(field_type) for is_kind in kinds)
+
+
+def is_raw(leaf: pa.DataType, dtype: str | None) -> bool:
+    """Whether leaves of this type are the raw little-endian values of a tensor of numbers."""
+    return is_binary(leaf) and dtype != "string"
+
+
+def fit_extents(row_shape: Shape, extents: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the extents to reshape a row of `extents` to: the graph's, its open ones filled; None if it cannot be."""
+    if row_shape is None:
+        return extents
+    if len(row_shape) == len(extents) and all(n in (None, m) for n, m in zip(row_shape, extents, strict=True)):
+        return extents
+    count = math.prod(extents)
+    known = math.prod(n for n in row_shape if n is not None)
+    num_open = row_shape.count(None)
+    if num_open == 0 and count == known:
+        return tuple(n for n in row_shape if n is not None)
+    if num_open == 1 and known and count % known == 0:
+        return tuple(count // known if n is None else n for n in row_shape)
+    return None
+
+
+def misfit_text(binding: FeedBinding, extents: tuple[int, ...]) -> str:
+    """Say that rows of `extents` cannot fill the tensor."""
+    row_shape = binding.row_shape
+    if len(extents) == 1 and row_shape is not None and None not in row_shape:
+        return f"a list of {extents[0]} values where {binding.tensor} takes {math.prod(n for n in row_shape if n)}"
+    return f"rows of {shape_text(extents)} cannot fill {binding.tensor}"

@@ -21,13 +21,14 @@ import pyarrow.parquet as pq
 
 from engine.data.arrow_errors import reading
 from engine.data.listing import InputFile
-from engine.data.manifest import MANIFEST_SCHEMA, ManifestRow, describe_part, read_part_facts
+from engine.data.manifest import MANIFEST_SCHEMA, ManifestRow, PartFacts, describe_part, read_part_facts
+from engine.data.quarantine import QUARANTINE, quarantine_name
 from engine.data.sink import TEMPORARY_PREFIX, write_whole, writing
 from engine.errors import DataError, JobFailedError, PlanError
 
 FOLDER = "_icefloe"
 SUCCESS = "_SUCCESS"
-PART = re.compile(r"part-\d{5,}-of-\d{5,}\.parquet")
+PART = re.compile(r"part-\d{5,}-of-(\d{5,})\.parquet")
 
 
 class Ledger:
@@ -110,9 +111,11 @@ class Ledger:
             (self.root / SUCCESS).unlink(missing_ok=True)
             for name in ("inputs.parquet", "schema.arrow", "manifest.parquet", "summary.json"):
                 (self._folder / name).unlink(missing_ok=True)
-            for path in [path for path in self._walk() if PART.fullmatch(path.name) and path.name.endswith(ending)]:
+            names = (PART, QUARANTINE)
+            mine = [p for p in self._walk() if any(n.fullmatch(p.name) for n in names) and p.name.endswith(ending)]
+            for path in mine:
                 with contextlib.suppress(PlanError, DataError):  # a foreign or a damaged file is not ours to remove
-                    if read_part_facts(path)["plan_id"] == plan_id:
+                    if read_part_facts(path).plan_id == plan_id:
                         path.unlink(missing_ok=True)
                 with contextlib.suppress(OSError):  # a partition folder goes with its last file
                     path.parent.rmdir()
@@ -140,7 +143,9 @@ class Ledger:
         return any(PART.fullmatch(path.name) and path.name.endswith(ending) for path in self._walk())
 
     def keep_parts(self, names: Iterable[str], plan_id: str) -> set[str]:
-        """Return which of `names` are parts of the plan, and remove those that a discarded job's late actor left.
+        """Return which of `names` are parts of the plan, and remove those that are not.
+
+        Such were left by a discarded job's late actor, or miss the quarantine that their rows went to.
 
         Raises:
             PlanError: for a file under a part's name that no job of ours wrote, or that is damaged.
@@ -148,7 +153,8 @@ class Ledger:
 
         def is_mine(name: str) -> bool:
             try:
-                if read_part_facts(self.root / name)["plan_id"] == plan_id:
+                facts = read_part_facts(self.root / name)
+                if facts.plan_id == plan_id and self._has_quarantine(name, facts):
                     return True
             except DataError as error:
                 raise PlanError(f"{error}; delete this part, and the same command scores it again") from error
@@ -158,6 +164,17 @@ class Ledger:
         names = sorted(names)
         with ThreadPoolExecutor(8) as pool:
             return {name for name, mine in zip(names, pool.map(is_mine, names), strict=True) if mine}
+
+    def _has_quarantine(self, name: str, facts: PartFacts) -> bool:
+        """Return whether the bad rows that a part's footer tells of lie in quarantine."""
+        found = PART.fullmatch(Path(name).name)
+        if not facts.counts.rows_quarantined or found is None:
+            return True
+        path = self.root / quarantine_name(facts.shard_id, int(found[1]))
+        try:
+            return read_part_facts(path).counts == facts.counts
+        except (DataError, PlanError):
+            return False
 
     def write_schema(self, schema: pa.Schema) -> None:
         """Write the output's schema, unless it is there.
@@ -207,8 +224,17 @@ class Ledger:
                     "delete this part, and the same command scores it again"
                 )
 
-    def finish(self, plan_id: str, manifest: Sequence[ManifestRow], summary: Mapping[str, Any]) -> None:
-        """Write manifest and summary, and the mark of success last.
+    def count_quarantined(self, names: Iterable[str]) -> int:
+        """Return how many bad rows the parts `names` left in quarantine."""
+        folder = self.root / FOLDER / "quarantine"
+        if not folder.is_dir():
+            return 0
+        asides = {Path(name).name.replace("part-", "bad-", 1) for name in names}
+        found = [folder / name for name in sorted(os.listdir(folder)) if name in asides]
+        return sum(read_part_facts(path).counts.rows_quarantined for path in found)
+
+    def record(self, plan_id: str, manifest: Sequence[ManifestRow], summary: Mapping[str, Any]) -> None:
+        """Write manifest and summary of a job that is through.
 
         Raises:
             JobFailedError: if the folder belongs to another job by now.
@@ -219,6 +245,9 @@ class Ledger:
         table = pa.Table.from_pylist([asdict(row) for row in manifest], MANIFEST_SCHEMA)
         write_whole(self._folder / "manifest.parquet", _parquet_bytes(table))
         write_whole(self._folder / "summary.json", json.dumps(summary, indent=1).encode())
+
+    def succeed(self) -> None:
+        """Write the mark of success, last of all."""
         write_whole(self.root / SUCCESS, b"")
 
     def unfinish(self) -> None:

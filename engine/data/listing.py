@@ -5,10 +5,12 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from engine.errors import PlanError
 
 SUFFIXES = (".parquet", ".parq", ".pq")
+DEFAULT_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 TABLE_FORMATS = {"_delta_log": "Delta Lake", ".hoodie": "Hudi", "metadata": "Iceberg"}
 
 
@@ -122,6 +124,12 @@ def _walk(folder: str, root: str) -> Iterator[InputFile]:
         for name in sorted(names):
             if name.endswith(SUFFIXES) and not name.startswith(("_", ".")):
                 yield _input_file(os.path.join(place, name), root)
+
+
+def partition_values(folder: str) -> dict[str, str | None]:
+    """Return the values of the Hive partitions in a folder's path, by name; None for Hive's default partition."""
+    pairs = (part.partition("=") for part in folder.split("/") if "=" in part)
+    return {name: None if value == DEFAULT_PARTITION else unquote(value) for name, _, value in pairs}
 
 
 def _refuse_table(folder: str, names: Sequence[str]) -> None:

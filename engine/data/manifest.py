@@ -1,21 +1,66 @@
 """What a part says of itself in its footer, and the row that the manifest has of it.
 
-A footer holds nothing that differs between two runs of one plan. Start at `part_metadata` and `describe_part`.
+A footer holds nothing that differs between two runs of one plan. Start at `PartFacts` and `describe_part`.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.data.arrow_errors import reading
-from engine.data.sink import hash_file
+from engine.data.sink import PublishedPart, hash_file
 from engine.errors import PlanError
 
 METADATA_KEY = "icefloe"
+
+
+@dataclass(frozen=True, slots=True)
+class RowCounts:
+    """What became of the rows of a part; `rows_in` is the sum of the other three."""
+
+    rows_in: int = 0
+    """Input rows looked at."""
+    rows: int = 0
+    """Rows written."""
+    rows_quarantined: int = 0
+    """Rows set aside with a reason."""
+    rows_filtered: int = 0
+    """Rows left out by a condition."""
+
+    def __add__(self, other: "RowCounts") -> "RowCounts":
+        """Add the rows of another part."""
+        return RowCounts(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(RowCounts)))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every row is accounted for."""
+        return self.rows_in == self.rows + self.rows_quarantined + self.rows_filtered
+
+
+@dataclass(frozen=True, slots=True)
+class PartFacts:
+    """What a part's footer says of it: nothing that differs between two runs of one plan."""
+
+    plan_id: str
+    """Plan that it belongs to."""
+    shard_id: int
+    """Position in the plan."""
+    sources: str
+    """JSON: the input files, below their roots, and byte ranges that it was made of."""
+    counts: RowCounts
+    """What became of its rows."""
+    odd_values: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """NaN and Inf values in it, by output column."""
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the facts as a footer holds them."""
+        facts = {**asdict(self), **asdict(self.counts), "sources": json.loads(self.sources)}
+        del facts["counts"]
+        return {METADATA_KEY: json.dumps(facts, sort_keys=True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +77,12 @@ class ManifestRow:
     """Input rows read."""
     rows: int
     """Rows written."""
+    rows_quarantined: int
+    """Rows set aside with a reason."""
+    rows_filtered: int
+    """Rows left out by a condition."""
+    odd_values: str
+    """JSON: NaN and Inf values in it, by output column."""
     bytes: int
     """Size of the part."""
     sha256: str
@@ -41,6 +92,11 @@ class ManifestRow:
     seconds: float | None
     """Seconds from read to commit; None for a part of an earlier run."""
 
+    @property
+    def counts(self) -> RowCounts:
+        """What became of its rows."""
+        return RowCounts(self.rows_in, self.rows, self.rows_quarantined, self.rows_filtered)
+
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -49,6 +105,9 @@ MANIFEST_SCHEMA = pa.schema(
         ("sources", pa.string()),
         ("rows_in", pa.int64()),
         ("rows", pa.int64()),
+        ("rows_quarantined", pa.int64()),
+        ("rows_filtered", pa.int64()),
+        ("odd_values", pa.string()),
         ("bytes", pa.int64()),
         ("sha256", pa.string()),
         ("attempts", pa.int64()),
@@ -57,14 +116,8 @@ MANIFEST_SCHEMA = pa.schema(
 )
 
 
-def part_metadata(plan_id: str, shard_id: int, sources: str, rows_in: int, rows: int) -> dict[str, str]:
-    """Return what a part's footer says of it: nothing that differs between two runs of one plan."""
-    facts = {"plan_id": plan_id, "shard_id": shard_id, "sources": json.loads(sources), "rows_in": rows_in, "rows": rows}
-    return {METADATA_KEY: json.dumps(facts, sort_keys=True)}
-
-
-def read_part_facts(path: Path) -> dict[str, Any]:
-    """Return what `part_metadata` put into a part's footer.
+def read_part_facts(path: Path) -> PartFacts:
+    """Return what a part's footer says.
 
     Raises:
         PlanError: if no job of ours wrote the file.
@@ -74,9 +127,29 @@ def read_part_facts(path: Path) -> dict[str, Any]:
         metadata = pq.read_metadata(path).metadata or {}
     try:
         facts = json.loads(metadata[METADATA_KEY.encode()])
-        return {name: facts[name] for name in ("plan_id", "shard_id", "sources", "rows_in", "rows")}
-    except (KeyError, ValueError, TypeError) as error:
+        counts = RowCounts(*(facts[name] for name in ("rows_in", "rows", "rows_quarantined", "rows_filtered")))
+        odd_values = {column: (nan, inf) for column, (nan, inf) in facts["odd_values"].items()}
+        sources = json.dumps(facts["sources"], sort_keys=True)
+        return PartFacts(facts["plan_id"], facts["shard_id"], sources, counts, odd_values)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise PlanError(f"{path} has a part's name, but no job of ours wrote it; move it away") from error
+
+
+def manifest_row(
+    name: str, facts: PartFacts, part: PublishedPart, attempts: int | None, seconds: float | None
+) -> ManifestRow:
+    """Return the manifest's row of a part."""
+    return ManifestRow(
+        part=name,
+        shard_id=facts.shard_id,
+        sources=facts.sources,
+        **asdict(facts.counts),
+        odd_values=json.dumps(facts.odd_values, sort_keys=True),
+        bytes=part.num_bytes,
+        sha256=part.sha256,
+        attempts=attempts,
+        seconds=seconds,
+    )
 
 
 def describe_part(root: Path, name: str) -> ManifestRow:
@@ -85,7 +158,4 @@ def describe_part(root: Path, name: str) -> ManifestRow:
     facts = read_part_facts(path)
     with reading(str(path)):
         part = hash_file(path)
-    sources = json.dumps(facts["sources"], sort_keys=True)
-    return ManifestRow(
-        name, facts["shard_id"], sources, facts["rows_in"], facts["rows"], part.num_bytes, part.sha256, None, None
-    )
+    return manifest_row(name, facts, part, None, None)

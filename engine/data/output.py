@@ -32,6 +32,8 @@ class OutputColumn:
     """Name of the column."""
     type: pa.DataType
     """Arrow type of the column."""
+    is_text: bool = False
+    """Whether strings are written as text, which they have to be then."""
 
 
 def observe_shape(tensor: TensorSpec, samples: Sequence[tuple[int, Array]], can_vary: bool = False) -> TensorSpec:
@@ -60,29 +62,30 @@ def observe_shape(tensor: TensorSpec, samples: Sequence[tuple[int, Array]], can_
     return TensorSpec(tensor.name, tensor.dtype, (None, *extents))
 
 
-def bind_output(tensor: TensorSpec, column: str) -> OutputColumn:
+def bind_output(tensor: TensorSpec, column: str, is_text: bool = False) -> OutputColumn:
     """Choose the Arrow type of a fetch.
 
     Raises:
-        SchemaError: for a dtype that has no column (complex, resource, variant).
+        SchemaError: for a dtype that has no column (complex, resource, variant), or numbers to be written as text.
         GraphError: for a tensor without a batch axis.
     """
     if tensor.shape is None or not tensor.shape:
         raise GraphError(f"--fetch {tensor} has no batch axis; fetch a tensor with one value or array a row")
-    leaf = _leaf_type(tensor)
+    if is_text and tensor.dtype != "string":
+        raise SchemaError(f"--utf8 {column}: {tensor} holds no strings; leave --utf8 out for it")
+    leaf = pa.string() if is_text else _leaf_type(tensor)
     extents = tensor.shape[1:]
-    if not extents:
-        return OutputColumn(tensor, column, leaf)
+    known = [n for n in extents if n is not None]
     if None in extents or 0 in extents:
         nested = leaf
         for _ in extents:
             nested = pa.list_(nested)
-        return OutputColumn(tensor, column, nested)
-    known = [n for n in extents if n is not None]
     # pyarrow 26 cannot hand tensors of bool or bytes back to numpy.
-    if len(known) == 1 or pa.types.is_binary(leaf) or pa.types.is_boolean(leaf):
-        return OutputColumn(tensor, column, _nest_fixed(leaf, known))
-    return OutputColumn(tensor, column, pa.fixed_shape_tensor(leaf, known))
+    elif len(known) <= 1 or tensor.dtype == "string" or pa.types.is_boolean(leaf):
+        nested = _nest_fixed(leaf, known)
+    else:
+        nested = pa.fixed_shape_tensor(leaf, known)
+    return OutputColumn(tensor, column, nested, is_text)
 
 
 def _nest_fixed(leaf: pa.DataType, extents: Sequence[int]) -> pa.DataType:
@@ -164,7 +167,8 @@ def _leaves(output: OutputColumn, array: Array) -> pa.Array:
     flat = np.ascontiguousarray(array).reshape(-1)
     dtype = str(output.tensor.dtype)
     if dtype == "string":
-        return pa.array(flat.tolist(), pa.binary())
+        leaves = pa.array(flat.tolist(), pa.binary())
+        return leaves.cast(pa.string()) if output.is_text else leaves
     if dtype == "bfloat16":
         return pa.array(flat.astype(np.float32))
     return pa.array(flat.view(STORED_AS[dtype]) if dtype in STORED_AS else flat)

@@ -6,16 +6,20 @@ from the footer alone, so batches, which never cross a slice, follow from the pl
 """
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.data.arrow_errors import reading
-from engine.data.listing import Piece
-from engine.errors import DataError, SchemaError
+from engine.data.columns import ColumnPath, leaf_names
+from engine.data.conditions import BoundCondition
+from engine.data.drift import absorb, find_drift
+from engine.data.faults import Array
+from engine.data.listing import Piece, partition_values
+from engine.errors import DataError
 
 # 8 MiB stay in the caches from decoding to feeding and are reused by the allocator: 2M x 64 float32 on fresh
 # processes score at 1.34M rows/s, with slices of 64 MiB at 0.87M (2.0 s of them in the kernel, handing out memory).
@@ -85,22 +89,44 @@ class SlicePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Selection:
+    """What a job reads of every input file."""
+
+    columns: pa.Schema
+    """Columns of the file, with the types of the first one; structs with no more fields than are needed."""
+    partitions: tuple[str, ...] = ()
+    """Hive partition columns to add, as strings."""
+    conditions: tuple[tuple[ColumnPath, BoundCondition], ...] = ()
+    """Conditions on columns of the file, all of which a row has to hold for."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Schema of a slice: the columns of the file, then the partitions'."""
+        return pa.schema([*self.columns, *(pa.field(name, pa.string()) for name in self.partitions)])
+
+
+@dataclass(frozen=True, slots=True)
 class Slice:
     """Rows that were read together."""
 
     table: pa.Table
-    """The columns asked for, in that order."""
+    """The columns asked for, of the rows for which all conditions hold."""
     path: str
     """File that they came from."""
-    start_row: int
-    """First row, counted in the file."""
+    relative_path: str
+    """That file below its root."""
+    rows: Array
+    """Position of each row in the file, ascending: int64."""
+    rows_in: int
+    """Rows that were looked at, those left out by a condition among them."""
 
 
-def read_row_groups(metadata: pq.FileMetaData, schema: pa.Schema, columns: Sequence[str]) -> list[RowGroup]:
+def read_row_groups(metadata: pq.FileMetaData, columns: pa.Schema) -> list[RowGroup]:
     """Describe the row groups of a file, with the bytes that `columns` take in memory."""
-    widths = {name: row_width(schema.field(name).type) for name in columns}
+    leaves = leaf_names(columns)
+    widths = {name: row_width(kind) for name, kind in leaves}
     fixed = sum(width for width in widths.values() if width is not None)
-    varying = {name for name, width in widths.items() if width is None}
+    varying = [name for name, width in widths.items() if width is None]
     groups, start_row = [], 0
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
@@ -113,7 +139,7 @@ def read_row_groups(metadata: pq.FileMetaData, schema: pa.Schema, columns: Seque
     return groups
 
 
-def _belongs(path: str, columns: Collection[str]) -> bool:
+def _belongs(path: str, columns: Iterable[str]) -> bool:
     """Whether a leaf column `a.list.element` is part of one of `columns`, whose own names may hold dots."""
     return any(path == name or path.startswith(f"{name}.") for name in columns)
 
@@ -122,7 +148,7 @@ def cut_slices(groups: Iterable[RowGroup], batch_rows: int, slice_bytes: int = S
     """Cut consecutive row groups into slices of about `slice_bytes`.
 
     Every row of `groups` is in exactly one slice, in order. A row group above `slice_bytes` is cut into row ranges
-    of whole batches; smaller ones share a slice up to that size.
+    of whole batches; smaller ones that follow each other share a slice up to that size.
     """
     slices: list[SlicePlan] = []
     open_groups: list[RowGroup] = []
@@ -137,7 +163,8 @@ def cut_slices(groups: Iterable[RowGroup], batch_rows: int, slice_bytes: int = S
     for group in groups:
         if not group.num_rows:
             continue
-        if sum(g.num_bytes for g in open_groups) + group.num_bytes > slice_bytes:
+        is_next = not open_groups or open_groups[-1].start_row + open_groups[-1].num_rows == group.start_row
+        if not is_next or sum(g.num_bytes for g in open_groups) + group.num_bytes > slice_bytes:
             close()
         if group.num_bytes > slice_bytes:
             batch_bytes = max(1, group.num_bytes * batch_rows // group.num_rows)
@@ -149,45 +176,83 @@ def cut_slices(groups: Iterable[RowGroup], batch_rows: int, slice_bytes: int = S
     return slices
 
 
-def read_slices(piece: Piece, schema: pa.Schema, batch_rows: int) -> Iterator[Slice]:
+def read_slices(piece: Piece, selection: Selection, batch_rows: int) -> Iterator[Slice]:
     """Read the rows of a piece, in file order.
+
+    Row groups that by their statistics hold no row that a condition lets through are not read; what they count comes
+    as a slice without rows.
 
     Args:
         piece: the file, and the byte range whose row groups are meant.
-        schema: the columns to read, with the types of the first input file.
+        selection: the columns to read, and the rows.
         batch_rows: rows per graph call; row groups are cut at multiples of it.
 
     Raises:
-        DataError: if the file is damaged, changed since it was listed, or its columns differ from `schema`.
+        DataError: if the file is damaged, changed since it was listed, or its columns differ from the first file's.
         StorageError: if it cannot be read for now.
     """
     _check_unchanged(piece)
     with open_parquet(piece.path) as file:
-        _check_schema(piece.path, file.schema_arrow, schema)
-        groups = read_row_groups(file.metadata, file.schema_arrow, schema.names)
+        drift = find_drift(file.schema_arrow, selection.columns)
+        if drift is not None:
+            raise DataError(f"{piece.path}: {drift}")
+        groups = read_row_groups(file.metadata, selection.columns)
         # Odd writers put midpoints outside the file; the first or the last range has such a row group.
         middles = ((group, min(max(group.midpoint, 0), piece.size_bytes - 1)) for group in groups)
         mine = [group for group, middle in middles if piece.start_byte <= middle < piece.stop_byte]
         stop_row = file.metadata.num_rows if piece.stop_row is None else piece.stop_row
-        for part in cut_slices(mine, batch_rows):
+        read = [group for group in mine if _can_match(file.metadata, group, selection)]
+        num_pruned = _count_rows(mine, stop_row) - _count_rows(read, stop_row)
+        if num_pruned:
+            nothing = selection.schema.empty_table()
+            yield Slice(nothing, piece.path, piece.relative_path, np.empty(0, np.int64), num_pruned)
+        for part in cut_slices(read, batch_rows):
             start_row = part.start_row
             if start_row >= stop_row:
                 return
-            for table in _read(file, piece.path, part, schema.names):
-                yield Slice(table.slice(0, stop_row - start_row), piece.path, start_row)
+            for table in _read(file, piece.path, part, selection.columns):
+                yield _select_rows(table.slice(0, stop_row - start_row), start_row, piece, selection)
                 start_row += len(table)
                 if start_row >= stop_row:
                     break
 
 
-def _read(file: pq.ParquetFile, path: str, part: SlicePlan, columns: list[str]) -> Iterator[pa.Table]:
+def _count_rows(groups: Iterable[RowGroup], stop_row: int) -> int:
+    return sum(max(0, min(group.num_rows, stop_row - group.start_row)) for group in groups)
+
+
+def _can_match(metadata: pq.FileMetaData, group: RowGroup, selection: Selection) -> bool:
+    """Whether a row group may hold rows for which all conditions hold, by its statistics."""
+    footer = metadata.row_group(group.index)
+    chunks = {footer.column(i).path_in_schema: footer.column(i) for i in range(footer.num_columns)}
+    for path, condition in selection.conditions:
+        chunk = chunks.get(str(path))  # a list has its leaves' statistics only
+        if chunk is not None and not condition.can_match(chunk.statistics, group.num_rows):
+            return False
+    return True
+
+
+def _select_rows(table: pa.Table, start_row: int, piece: Piece, selection: Selection) -> Slice:
+    """Add the partition columns, and leave out the rows for which a condition does not hold."""
+    rows_in, rows = len(table), np.arange(start_row, start_row + len(table))
+    values = partition_values(os.path.dirname(piece.relative_path))
+    for name in selection.partitions:
+        table = table.append_column(name, pa.repeat(pa.scalar(values.get(name), pa.string()), rows_in))
+    for path, condition in selection.conditions:
+        mask = condition.mask(path.of(table))
+        table, rows = table.filter(mask), rows[mask.to_numpy(zero_copy_only=False)]
+    return Slice(table, piece.path, piece.relative_path, rows, rows_in)
+
+
+def _read(file: pq.ParquetFile, path: str, part: SlicePlan, schema: pa.Schema) -> Iterator[pa.Table]:
     # One thread a read: several shards are read side by side, and their threads are the actor's CPUs.
+    columns = [name for name, _ in leaf_names(schema)]
     with reading(path):
         if part.rows_per_read == part.num_rows:
-            yield file.read_row_groups(list(part.row_groups), columns=columns, use_threads=False).select(columns)
+            yield absorb(file.read_row_groups(list(part.row_groups), columns=columns, use_threads=False), schema)
         else:
             for batch in file.iter_batches(part.rows_per_read, list(part.row_groups), columns, use_threads=False):
-                yield pa.Table.from_batches([batch]).select(columns)
+                yield absorb(pa.Table.from_batches([batch]), schema)
 
 
 def _check_unchanged(piece: Piece) -> None:
@@ -196,30 +261,3 @@ def _check_unchanged(piece: Piece) -> None:
     if (status.st_size, status.st_mtime_ns) != (piece.size_bytes, piece.mtime_ns):
         how = "touched, same size" if status.st_size == piece.size_bytes else f"now {status.st_size} bytes"
         raise DataError(f"{piece.path} changed since the job was planned: {piece.size_bytes} bytes then, {how}")
-
-
-def _check_schema(path: str, found: pa.Schema, expected: pa.Schema) -> None:
-    for field in expected:
-        index = found.get_field_index(field.name)
-        if index < 0:
-            raise DataError(f"{path}: no column {field.name!r}, which the first input file has ({field.type})")
-        if found.field(index).type != field.type:
-            now = found.field(index).type
-            raise DataError(f"{path}: column {field.name!r} is {now} where the first input file has {field.type}")
-
-
-def select_schema(schema: pa.Schema, columns: Sequence[str], path: str) -> pa.Schema:
-    """Return the fields of `columns`, in that order.
-
-    Raises:
-        SchemaError: if the file has no such column; its columns are shown.
-    """
-    fields: list[Any] = []
-    for name in columns:
-        if schema.names.count(name) > 1:
-            raise SchemaError(f"{path} has {schema.names.count(name)} columns called {name!r}; rename them upstream")
-        if name not in schema.names:
-            known = ", ".join(schema.names) or "none"
-            raise SchemaError(f"{path} has no column {name!r}; it has {known} (--feed TENSOR=COLUMN, --keep)")
-        fields.append(schema.field(name).with_nullable(True))  # a later file may have nulls where the first has none
-    return pa.schema(fields)

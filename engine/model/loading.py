@@ -129,7 +129,8 @@ def translated(tf: Any, given: str = "") -> Iterator[None]:
         cause = explain(error.message)
         if cause:
             raise GraphError(where + cause) from error
-        raise DataError(f"the graph refused the batch: {one_line(error.message)}") from error
+        reason = type(error).__name__.removesuffix("Error")
+        raise DataError(f"the graph refuses these values: {one_line(error.message)}", reason) from error
     except tf.errors.OpError as error:
         fallback = f"TensorFlow cannot run this graph: {type(error).__name__}: {one_line(error.message)}"
         raise GraphError(where + (explain(error.message) or fallback)) from error

@@ -80,12 +80,13 @@ class ModelSession:
         types = {device.device_type for device in self._session.list_devices()}
         return "GPU" if "GPU" in types else "CPU"
 
-    def run(self, batch: Mapping[str, Array]) -> list[Array]:
+    def run(self, batch: Mapping[str, Array], can_halve: bool = True) -> list[Array]:
         """Score one batch.
 
         Args:
             batch: an array for each fed tensor, rows on the first axis; C-contiguous arrays of the exact dtype
                 at a 64-byte boundary are not copied.
+            can_halve: whether the first axis is that of the rows, so that a batch without room can be halved.
 
         Returns:
             One array a fetch, in the order of the fetches.
@@ -95,7 +96,7 @@ class ModelSession:
             GraphError: if the graph cannot run at all.
         """
         num_rows = min((len(array) for array in batch.values() if array.ndim), default=0)
-        if self.max_rows is not None and num_rows > self.max_rows:
+        if can_halve and self.max_rows is not None and num_rows > self.max_rows:
             return self._run_halves(batch, num_rows)
         try:
             with translated(self._tf), self._timed():
@@ -103,7 +104,7 @@ class ModelSession:
                 return [np.asarray(value) for value in values]
         except self._tf.errors.ResourceExhaustedError as error:
             is_fixed = any(tensor.shape and tensor.shape[0] is not None for tensor in self.inputs)
-            if num_rows <= 1 or is_fixed:
+            if num_rows <= 1 or is_fixed or not can_halve:
                 raise GraphError(f"the device has no room for a batch of {num_rows} rows: {error.message}") from error
             with self._lock:
                 self.max_rows = min(self.max_rows or num_rows, num_rows // 2)

@@ -22,7 +22,8 @@ from engine.data.ledger import read_plan_id
 from engine.errors import ClusterError, DataError, EngineError, JobFailedError
 from engine.model.session import ModelSession, SessionOptions, load_session
 from engine.run.plan import Shard
-from engine.run.shard import Scorer, ScoringSpec, ShardResult
+from engine.run.shard import Scorer
+from engine.run.spec import ScoringSpec, ShardResult
 from engine.run.versions import installed_versions
 
 

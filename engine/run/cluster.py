@@ -22,7 +22,7 @@ from engine.model.session import SessionOptions
 from engine.run.actor import LoadReport, ScoringActor
 from engine.run.address import ClusterAddress, check_address
 from engine.run.interrupt import deferred_interrupts, handlers_kept
-from engine.run.outcome import PoolRun, Watcher
+from engine.run.outcome import PoolRun, Watcher, refusal_of
 from engine.run.plan import Shard
 from engine.run.pool import NodeSize, PoolSize
 from engine.run.schedule import (
@@ -40,7 +40,7 @@ from engine.run.schedule import (
     WorkerLost,
     WorkerReady,
 )
-from engine.run.shard import ScoringSpec
+from engine.run.spec import ScoringSpec
 
 TICK_SECONDS = 0.5
 # A cluster's autoscaler takes minutes to add a GPU node; ten without one ready actor is no start but a failure.
@@ -247,7 +247,9 @@ class _Driver:
         self.outcome.keep(call.worker_id, value)
         self.outcome.attempts[call.shard_id] = self._scheduler.attempts_of(call.shard_id)
         self.outcome.scoring_seconds = time.monotonic() - (self._first_assigned or self._started)
-        self._watcher.on_result(value)
+        refusal = refusal_of(self._watcher.on_result, value)
+        if refusal is not None:
+            return ShardFailed(call.worker_id, call.shard_id, refusal)
         return ShardDone(call.worker_id, call.shard_id)
 
     def _loaded(self, worker_id: int, value: LoadReport | EngineError) -> Event:
@@ -255,14 +257,11 @@ class _Driver:
             return self._lose(worker_id, value) if value.retryable else LoadFailed(worker_id, value)
         if not self.outcome.reports:
             self.outcome.load_seconds = time.monotonic() - self._started
-            try:
-                self._watcher.on_loaded(value)
-            except EngineError as error:
-                return LoadFailed(worker_id, error)
+            refusal = refusal_of(self._watcher.on_loaded, value)
+            if refusal is not None:
+                return LoadFailed(worker_id, refusal)
         odd = self.outcome.accept(value)
-        if odd is not None:
-            return LoadFailed(worker_id, odd)
-        return WorkerReady(worker_id)
+        return WorkerReady(worker_id) if odd is None else LoadFailed(worker_id, odd)
 
     def _lose(self, worker_id: int, error: Exception) -> Event:
         self._calls = {ref: call for ref, call in self._calls.items() if call.worker_id != worker_id}

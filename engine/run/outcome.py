@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from engine.errors import ClusterError, EngineError
 from engine.run.actor import LoadReport
-from engine.run.shard import ShardResult
+from engine.run.spec import ShardResult
 
 
 @dataclass(slots=True)
@@ -45,7 +46,7 @@ class PoolRun:
 
     def keep(self, worker_id: int, result: ShardResult) -> None:
         """Keep the result of a shard, and what it tells of its actor's session."""
-        self.results[result.shard_id] = result
+        self.results[result.facts.shard_id] = result
         halved, busy = self.sessions.get(worker_id, (0, 0.0))
         self.sessions[worker_id] = max(halved, result.batches_halved), max(busy, result.busy_seconds)
 
@@ -68,8 +69,20 @@ class Watcher:
     on_loaded: Callable[[LoadReport], None]
     """The first actor is ready; raises a Mistake if the job cannot go on with what it reports."""
     on_result: Callable[[ShardResult], None]
-    """A shard is done."""
+    """A shard is done; raises an EngineError if the job must not go on."""
     on_notice: Callable[[str], None]
     """Something that a person would want to know."""
     on_tick: Callable[[], None]
     """Called at least every half second."""
+
+
+Heard = TypeVar("Heard")
+
+
+def refusal_of(hear: Callable[[Heard], None], value: Heard) -> EngineError | None:
+    """Tell a watcher of `value`; return why the job must not go on, if it says so."""
+    try:
+        hear(value)
+    except EngineError as error:
+        return error
+    return None

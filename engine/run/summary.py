@@ -1,5 +1,7 @@
 """What a job did, in numbers. Pure. Start at `summarise`."""
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,7 +24,13 @@ class Summary:
     rows_quarantined: int
     """Rows set aside with a reason."""
     rows_filtered: int
-    """Rows left out by a filter."""
+    """Rows left out by a condition."""
+    files_pruned: int
+    """Input files left out because no row in their folders could hold for a condition."""
+    nan_values: Mapping[str, int]
+    """NaN values written, by output column, of those that have some."""
+    inf_values: Mapping[str, int]
+    """Infinite values written, by output column, of those that have some."""
     parts: int
     """Parts of the whole job."""
     parts_earlier: int
@@ -90,3 +98,11 @@ def find_bottleneck(phase_seconds: Mapping[str, float]) -> str:
 def add_phases(seconds: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Add up the seconds by phase of several shards."""
     return {phase: sum(each[phase] for each in seconds) for phase in PHASES}
+
+
+def add_odd_values(texts: Sequence[str], which: int) -> dict[str, int]:
+    """Add up the NaN (0) or Inf (1) values of several parts, whose counts by column are JSON."""
+    total: Counter[str] = Counter()
+    for text in texts:
+        total.update({column: counts[which] for column, counts in json.loads(text).items()})
+    return {column: count for column, count in sorted(total.items()) if count}

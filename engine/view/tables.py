@@ -45,10 +45,11 @@ def print_summary(summary: "Summary", stream: TextIO) -> None:
     """Print the figures of a job."""
     earlier = f" ({summary.parts_earlier} of them by an earlier run)" if summary.parts_earlier else ""
     rows = [
-        ("rows", f"{summary.rows_in:,} in, {summary.rows_out:,} out, {summary.rows_quarantined:,} quarantined"),
+        ("rows", f"{summary.rows_in:,} in, {summary.rows_out:,} out, {summary.rows_quarantined:,} quarantined"
+         + (f", {summary.rows_filtered:,} filtered" if summary.rows_filtered else "")),
         ("parts", f"{summary.parts}{earlier} in {summary.output}"),
         ("plan", summary.plan_id),
-    ]
+    ]  # fmt: skip
     if summary.attempts:
         rows += [
             ("rows per second", f"{summary.rows_per_second:,.0f} over {summary.scoring_seconds:.2f} s of scoring"),
@@ -61,6 +62,13 @@ def print_summary(summary: "Summary", stream: TextIO) -> None:
         ]  # fmt: skip
     else:
         rows.append(("this run", "nothing was left to score"))
+    if summary.rows_quarantined:
+        rows.append(("quarantine", f"{summary.output}/_icefloe/quarantine: rows, where they came from, and why"))
+    for column in sorted({*summary.nan_values, *summary.inf_values}):
+        num_nan, num_inf = summary.nan_values.get(column, 0), summary.inf_values.get(column, 0)
+        rows.append(
+            ("not finite", f"{num_nan:,} NaN and {num_inf:,} Inf in {column} (--nan-is-bad sets such rows aside)")
+        )
     if not summary.bytes_stable:
         rows.append(("bytes not stable", summary.bytes_stable_reason))
     print_table("Scored" if summary.attempts else "Already scored", rows, stream)
@@ -70,11 +78,14 @@ def print_preview(preview: "Preview", stream: TextIO) -> None:
     """Print what a job would do."""
     memory = preview.memory
     exact = "exact" if memory.is_exact else "by the first footer, which may understate columns of varying width"
+    num_left_out = f" ({preview.num_pruned:,} files left out for their folders)" if preview.num_pruned else ""
+    notes = [""] * (len(preview.where) - 1) + [num_left_out] * bool(preview.where)
     state = f"would be refused: {preview.refusal}" if preview.refusal else f"{preview.num_done} done already"
     rows = [
         ("plan", preview.plan_id),
         ("model", preview.model),
         ("input", f"{preview.num_files:,} files, {bytes_text(preview.input_bytes)}"),
+        *(("where", f"{text}{pruned}") for text, pruned in zip(preview.where, notes, strict=True)),
         ("shards", f"{preview.num_shards:,} of at most {bytes_text(preview.shard_bytes)}; {state}"),
         ("batch", f"{preview.batch_rows} rows"),
         *(("feed", f"{column} ({kind}) -> {tensor}") for column, kind, tensor in preview.feeds),

@@ -9,8 +9,8 @@ import pytest
 
 from engine.data.ledger import Ledger, read_plan_id
 from engine.data.listing import InputFile
-from engine.data.manifest import ManifestRow, part_metadata
-from engine.data.sink import TEMPORARY_PREFIX, PartWriter, hash_file
+from engine.data.manifest import ManifestRow, PartFacts, RowCounts
+from engine.data.sink import TEMPORARY_PREFIX, PartWriter, choose_encoding, hash_file
 from engine.errors import DataError, EngineError, PlanError, StorageError
 
 SCHEMA = pa.schema([("id", pa.int64())])
@@ -35,13 +35,19 @@ def ledger(root: Path) -> Ledger:
     return ledger
 
 
-def publish(root: Path, name: str, num_rows: int = 3, plan_id: str = "abc") -> str:
+def publish(root: Path, name: str, num_rows: int = 3, plan_id: str = "abc", counts: RowCounts | None = None) -> str:
     sources = json.dumps([["/in/a.parquet", 0, 100]])
-    with PartWriter(root / name, SCHEMA, []) as part:
+    with PartWriter(root / name, SCHEMA, choose_encoding(SCHEMA, ())) as part:
         part.write(pa.table({"id": range(num_rows)}, SCHEMA))
-        shard_id = int(name.split("part-")[1][:5])
-        part.publish(part_metadata(plan_id, shard_id, sources, num_rows + 1, num_rows), lambda: None, lambda _: True)
+        shard_id = int(name.split("-")[1])
+        facts = PartFacts(plan_id, shard_id, sources, counts or RowCounts(num_rows + 1, num_rows, 0, 1))
+        part.publish(facts.to_metadata(), lambda: None, lambda _: True)
     return name
+
+
+def finish(ledger: Ledger, plan_id: str, manifest: list[ManifestRow], summary: dict[str, Any]) -> None:
+    ledger.record(plan_id, manifest, summary)
+    ledger.succeed()
 
 
 def files_in(folder: Path) -> list[str]:
@@ -169,7 +175,7 @@ def test_only_what_the_job_wrote_is_discarded(ledger: Ledger, root: Path) -> Non
     for name in PARTS:
         publish(root, name)
     ledger.write_schema(SCHEMA)
-    ledger.finish(PLAN["plan_id"], ledger.describe_parts(PARTS), {"rows": 1})
+    finish(ledger, PLAN["plan_id"], ledger.describe_parts(PARTS), {"rows": 1})
     theirs = ["notes.txt", "data.parquet", "dt=1/notes.txt", "part-00000-of-00009.parquet", "_icefloe/theirs.json"]
     for name in theirs:
         (root / name).write_bytes(b"mine")
@@ -256,11 +262,14 @@ def test_a_part_that_no_job_of_ours_wrote_is_told_by_name(
 
 
 def manifest(attempts: int | None = 2, seconds: float | None = 0.5) -> list[ManifestRow]:
-    return [ManifestRow(name, i, "[]", 10, 9, 1234, "ab" * 32, attempts, seconds) for i, name in enumerate(PARTS)]
+    return [
+        ManifestRow(name, i, "[]", 10, 8, 1, 1, "{}", 1234, "ab" * 32, attempts, seconds)
+        for i, name in enumerate(PARTS)
+    ]
 
 
 def test_finishing_writes_manifest_and_summary(ledger: Ledger, root: Path) -> None:
-    ledger.finish(PLAN["plan_id"], manifest(), {"rows_out": 18})
+    finish(ledger, PLAN["plan_id"], manifest(), {"rows_out": 18})
     assert ledger.is_finished
     assert Ledger(str(root)).is_finished
     assert json.loads((root / "_icefloe/summary.json").read_bytes()) == {"rows_out": 18}
@@ -269,7 +278,7 @@ def test_finishing_writes_manifest_and_summary(ledger: Ledger, root: Path) -> No
 
 
 def test_a_manifest_of_earlier_parts_only(ledger: Ledger) -> None:
-    ledger.finish(PLAN["plan_id"], manifest(None, None), {})
+    finish(ledger, PLAN["plan_id"], manifest(None, None), {})
     assert ledger.read_manifest() == manifest(None, None)
 
 
@@ -277,21 +286,53 @@ def test_a_manifest_of_earlier_parts_only(ledger: Ledger) -> None:
 def test_the_mark_of_success_comes_last(ledger: Ledger, root: Path, name: str) -> None:
     (root / "_icefloe" / name).mkdir()  # in the way of the file
     with pytest.raises(StorageError, match=name):
-        ledger.finish(PLAN["plan_id"], manifest(), {})
+        finish(ledger, PLAN["plan_id"], manifest(), {})
     assert not ledger.is_finished
     assert (root / "_icefloe/manifest.parquet").is_file() == (name == "summary.json")
 
 
 def test_the_mark_of_success_is_taken_away(ledger: Ledger) -> None:
     ledger.unfinish()
-    ledger.finish(PLAN["plan_id"], manifest(), {})
+    finish(ledger, PLAN["plan_id"], manifest(), {})
     ledger.unfinish()
     assert not ledger.is_finished
 
 
 def test_part_metadata_says_nothing_that_differs_between_runs() -> None:
-    facts: dict[str, Any] = {"plan_id": "abc", "shard_id": 3, "sources": [["a", 0, 9]], "rows_in": 5, "rows": 4}
-    made = part_metadata("abc", 3, json.dumps(facts["sources"], indent=4), 5, 4)
-    assert made == part_metadata("abc", 3, json.dumps(facts["sources"]), 5, 4)
-    assert json.loads(made["icefloe"]) == facts
+    counts = RowCounts(rows_in=5, rows=3, rows_quarantined=1, rows_filtered=1)
+    sources = [["a", 0, 9]]
+    made = PartFacts("abc", 3, json.dumps(sources, indent=4), counts, {"y": (2, 0)}).to_metadata()
+    assert made == PartFacts("abc", 3, json.dumps(sources), counts, {"y": (2, 0)}).to_metadata()
+    assert json.loads(made["icefloe"]) == {
+        "plan_id": "abc", "shard_id": 3, "sources": sources, "rows_in": 5, "rows": 3, "rows_quarantined": 1,
+        "rows_filtered": 1, "odd_values": {"y": [2, 0]},
+    }  # fmt: skip
     assert os.uname().nodename not in made["icefloe"]
+
+
+BAD = RowCounts(rows_in=5, rows=3, rows_quarantined=2)
+
+
+@pytest.mark.parametrize("aside", [None, RowCounts(rows_in=5, rows=4, rows_quarantined=1), BAD])
+def test_a_part_is_done_only_with_its_quarantine(ledger: Ledger, root: Path, aside: RowCounts | None) -> None:
+    for name in PARTS:
+        publish(root, name, counts=BAD if name == PARTS[1] else None)
+    if aside is not None:
+        publish(root, "_icefloe/quarantine/bad-00001-of-00002.parquet", counts=aside)
+    assert ledger.keep_parts(PARTS, "abc") == set(PARTS if aside is BAD else PARTS[:1])
+    assert (root / PARTS[1]).exists() == (aside is BAD)
+
+
+def test_bad_rows_of_parts_that_are_kept_are_counted(ledger: Ledger, root: Path) -> None:
+    assert ledger.count_quarantined(PARTS) == 0
+    publish(root, "_icefloe/quarantine/bad-00001-of-00002.parquet", counts=BAD)
+    assert ledger.count_quarantined(PARTS) == 2
+    assert ledger.count_quarantined(PARTS[:1]) == 0
+
+
+def test_discarding_takes_the_quarantine_along(ledger: Ledger, root: Path) -> None:
+    mine = publish(root, "_icefloe/quarantine/bad-00001-of-00002.parquet")
+    other = publish(root, "_icefloe/quarantine/bad-00000-of-00002.parquet", plan_id="another")
+    ledger.discard(PLAN)
+    assert not (root / mine).exists()
+    assert (root / other).exists()

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.data.sink import ENCODING, PartWriter, PublishedPart, hash_file, write_whole
-from engine.errors import DataError, StorageError
+from engine.data.sink import ENCODING, PartWriter, PublishedPart, choose_encoding, hash_file, write_whole
+from engine.errors import DataError, SchemaError, StorageError
 
 SCHEMA = pa.schema([("id", pa.int64()), ("label", pa.string()), ("score", pa.list_(pa.float32(), 2))])
 
@@ -24,7 +24,7 @@ def rows(start: int, stop: int) -> pa.Table:
 
 
 def publish(path: Path, *tables: pa.Table, metadata: dict[str, str] | None = None) -> PublishedPart:
-    with PartWriter(path, SCHEMA, ["label"]) as part:
+    with PartWriter(path, SCHEMA, choose_encoding(SCHEMA, ["score"])) as part:
         for table in tables:
             part.write(table)
         return part.publish(metadata or {}, lambda: None, lambda _: True)
@@ -82,7 +82,7 @@ def test_a_part_without_rows_is_still_a_part(tmp_path: Path) -> None:
 
 def test_nothing_is_seen_before_publishing(tmp_path: Path) -> None:
     path = tmp_path / "part.parquet"
-    with PartWriter(path, SCHEMA, []) as part:
+    with PartWriter(path, SCHEMA, choose_encoding(SCHEMA, ())) as part:
         part.write(rows(0, 10))
         assert not path.exists()
         assert all(name.startswith(".") for name in files_in(tmp_path))
@@ -92,7 +92,7 @@ def test_nothing_is_seen_before_publishing(tmp_path: Path) -> None:
 
 
 def test_what_was_not_published_leaves_nothing(tmp_path: Path) -> None:
-    with PartWriter(tmp_path / "part.parquet", SCHEMA, []) as part:
+    with PartWriter(tmp_path / "part.parquet", SCHEMA, choose_encoding(SCHEMA, ())) as part:
         part.write(rows(0, 10))
     assert files_in(tmp_path) == []
 
@@ -100,7 +100,7 @@ def test_what_was_not_published_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), SystemExit(1), StorageError("x")])
 def test_an_exception_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
     def fail() -> None:
-        with PartWriter(tmp_path / "part.parquet", SCHEMA, []) as part:
+        with PartWriter(tmp_path / "part.parquet", SCHEMA, choose_encoding(SCHEMA, ())) as part:
             part.write(rows(0, 10))
             raise error
 
@@ -111,14 +111,39 @@ def test_an_exception_leaves_nothing(tmp_path: Path, error: BaseException) -> No
 
 def test_a_schema_that_parquet_lacks_leaves_nothing(tmp_path: Path) -> None:
     schema = pa.schema([("x", pa.month_day_nano_interval())])
-    with pytest.raises(DataError, match=r"part\.parquet"), PartWriter(tmp_path / "part.parquet", schema, []):
+    with pytest.raises(SchemaError, match="column 'x' .* Parquet holds no such column"):
+        choose_encoding(schema, ())
+    with (
+        pytest.raises(DataError, match=r"part\.parquet"),
+        PartWriter(tmp_path / "part.parquet", schema, choose_encoding(SCHEMA, ())),
+    ):
         pass
     assert files_in(tmp_path) == []
 
 
+def test_text_that_is_kept_gets_dictionaries_and_fetched_floats_no_statistics() -> None:
+    schema = pa.schema(
+        [
+            ("name", pa.string()),
+            ("tags", pa.list_(pa.string())),
+            ("box", pa.struct([("a", pa.float32())])),
+            ("half", pa.float16()),
+            ("score", pa.list_(pa.float32(), 2)),
+            ("label", pa.string()),
+            ("count", pa.int64()),
+        ]
+    )
+    encoding = choose_encoding(schema, ["half", "score", "label", "count"])
+    assert encoding.dictionary == ("name",)
+    assert encoding.statistics == ("name", "tags.list.element", "box.a", "label", "count")
+
+
 def test_a_twin_finds_the_part_there_and_does_not_replace_it(tmp_path: Path) -> None:
     path = tmp_path / "part.parquet"
-    with PartWriter(path, SCHEMA, []) as slow, PartWriter(path, SCHEMA, []) as fast:
+    with (
+        PartWriter(path, SCHEMA, choose_encoding(SCHEMA, ())) as slow,
+        PartWriter(path, SCHEMA, choose_encoding(SCHEMA, ())) as fast,
+    ):
         slow.write(rows(0, 10))
         fast.write(rows(50, 70))
         published = fast.publish({"who": "fast"}, lambda: None, lambda _: True)
@@ -148,13 +173,13 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, place: str) -> None:
     with pytest.raises(
         StorageError, match=r"part\.parquet: cannot be written: (File exists|Not a directory)"
     ) as caught:
-        PartWriter(tmp_path / place, SCHEMA, [])
+        PartWriter(tmp_path / place, SCHEMA, choose_encoding(SCHEMA, ()))
     assert caught.value.retryable
 
 
 def test_a_folder_that_cannot_be_written_to() -> None:
     with pytest.raises(StorageError, match=r"/proc/part\.parquet: cannot be written"):
-        PartWriter(Path("/proc/part.parquet"), SCHEMA, [])
+        PartWriter(Path("/proc/part.parquet"), SCHEMA, choose_encoding(SCHEMA, ()))
 
 
 def test_a_full_disk_publishes_nothing(tmp_path: Path) -> None:
@@ -173,7 +198,7 @@ def test_a_disk_that_is_full_at_the_last_byte_publishes_nothing(tmp_path: Path) 
 def test_what_a_discarded_job_left_under_the_name_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "part.parquet"
     publish(path, rows(0, 10), metadata={"who": "late"})
-    with PartWriter(path, SCHEMA, []) as part:
+    with PartWriter(path, SCHEMA, choose_encoding(SCHEMA, ())) as part:
         part.write(rows(50, 70))
         published = part.publish(
             {"who": "mine"}, lambda: None, lambda twin: pq.read_metadata(twin).metadata[b"who"] == b"mine"
@@ -185,7 +210,7 @@ def test_what_a_discarded_job_left_under_the_name_is_replaced(tmp_path: Path) ->
 
 def test_a_folder_that_vanished_publishes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "out/part.parquet"
-    with PartWriter(path, SCHEMA, []) as part:
+    with PartWriter(path, SCHEMA, choose_encoding(SCHEMA, ())) as part:
         part.write(rows(0, 10))
         shutil.rmtree(path.parent)
         with pytest.raises(StorageError, match="No such file"):

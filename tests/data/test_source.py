@@ -1,5 +1,6 @@
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import engine.data.source
+from engine.data.columns import ColumnPath, InputSchema, resolve_column
+from engine.data.conditions import bind_condition, parse_condition
 from engine.data.listing import Piece
 from engine.data.source import (
     RowGroup,
+    Selection,
     SlicePlan,
     cut_slices,
     open_parquet,
     read_row_groups,
     read_slices,
     row_width,
-    select_schema,
 )
-from engine.errors import DataError, SchemaError
+from engine.errors import DataError
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 SCHEMA = pa.schema([("id", pa.int64())])
@@ -42,7 +45,9 @@ def write_ids(path: Path, num_rows: int, row_group_size: int, start: int = 0) ->
 
 
 def read_ids(piece: Piece, batch_rows: int = 16, schema: pa.Schema = SCHEMA) -> list[int]:
-    return [i for each in read_slices(piece, schema, batch_rows) for i in each.table.column("id").to_pylist()]
+    return [
+        i for each in read_slices(piece, Selection(schema), batch_rows) for i in each.table.column("id").to_pylist()
+    ]
 
 
 # --- slices from a footer alone
@@ -129,8 +134,8 @@ def test_bytes_of_one_value(field_type: pa.DataType, width: int | None) -> None:
 def test_row_groups_tell_the_bytes_of_the_columns_to_read(tmp_path: Path) -> None:
     path = write_ids(tmp_path / "a.parquet", 250, 100)
     with open_parquet(str(path)) as file:
-        fixed = read_row_groups(file.metadata, file.schema_arrow, ["id", "x"])
-        text = read_row_groups(file.metadata, file.schema_arrow, ["text"])
+        fixed = read_row_groups(file.metadata, pa.schema([("id", pa.int64()), ("x", pa.float64())]))
+        text = read_row_groups(file.metadata, pa.schema([("text", pa.string())]))
     assert [(g.index, g.start_row, g.num_rows, g.num_bytes) for g in fixed] == [
         (0, 0, 100, 1600), (1, 100, 100, 1600), (2, 200, 50, 800),
     ]  # fmt: skip
@@ -141,9 +146,9 @@ def test_a_column_with_a_dot_in_its_name(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"a.b": ["x" * 100] * 10, "a": range(10)}), path, use_dictionary=False)
     with open_parquet(str(path)) as file:
-        (group,) = read_row_groups(file.metadata, file.schema_arrow, ["a.b"])
+        (group,) = read_row_groups(file.metadata, pa.schema([("a.b", pa.string())]))
     assert group.num_bytes > 100  # else a slice of it would have no bound
-    (read,) = read_slices(piece_of(path), pa.schema([("a.b", pa.string())]), 4)
+    (read,) = read_slices(piece_of(path), Selection(pa.schema([("a.b", pa.string())])), 4)
     assert read.table.column_names == ["a.b"]
     assert len(read.table) == 10
 
@@ -170,7 +175,7 @@ def test_ranges_that_partition_a_file_read_each_row_once(many_groups: Path, data
 
 def test_every_byte_as_the_cut(many_groups: Path) -> None:
     with open_parquet(str(many_groups)) as file:
-        groups = read_row_groups(file.metadata, file.schema_arrow, ["id"])
+        groups = read_row_groups(file.metadata, SCHEMA)
     midpoints = [group.midpoint for group in groups]
     assert midpoints == sorted(set(midpoints))
     assert midpoints[0] >= 0
@@ -193,7 +198,9 @@ def test_one_large_row_group_belongs_to_one_range(tmp_path: Path) -> None:
 
 
 def slices_of(path: Path, **options: Any) -> list[tuple[int, int]]:
-    return [(each.start_row, len(each.table)) for each in read_slices(piece_of(path, **options), SCHEMA, 16)]
+    return [
+        (int(each.rows[0]), len(each.table)) for each in read_slices(piece_of(path, **options), Selection(SCHEMA), 16)
+    ]
 
 
 @pytest.fixture
@@ -214,10 +221,10 @@ def test_large_row_groups_are_read_in_ranges_of_whole_batches(tmp_path: Path) ->
 def test_columns_come_in_the_order_asked_for(tmp_path: Path) -> None:
     path = write_ids(tmp_path / "a.parquet", 200, 150)  # one group cut into ranges, one read whole
     schema = pa.schema([("x", pa.float64()), ("id", pa.int64())])
-    tables = [each.table for each in read_slices(piece_of(path), schema, 16)]
+    tables = [each.table for each in read_slices(piece_of(path), Selection(schema), 16)]
     assert all(table.schema == schema for table in tables)
     assert sum(map(len, tables)) == 200
-    assert {each.path for each in read_slices(piece_of(path), schema, 16)} == {str(path)}
+    assert {each.path for each in read_slices(piece_of(path), Selection(schema), 16)} == {str(path)}
 
 
 @pytest.mark.usefixtures("small_slices")
@@ -336,12 +343,56 @@ def test_a_later_file_with_another_type(tmp_path: Path) -> None:
 def test_a_later_file_with_its_columns_in_another_order(tmp_path: Path) -> None:
     path = tmp_path / "b.parquet"
     pq.write_table(pa.table({"more": [1], "x": [0.5], "id": [7]}), path)
-    (read,) = read_slices(piece_of(path), pa.schema([("id", pa.int64()), ("x", pa.float64())]), 4)
+    (read,) = read_slices(piece_of(path), Selection(pa.schema([("id", pa.int64()), ("x", pa.float64())])), 4)
     assert read.table.to_pylist() == [{"id": 7, "x": 0.5}]
 
 
-def test_fields_are_selected_in_the_order_asked_for() -> None:
-    schema = pa.schema([("a", pa.int8()), ("b", pa.string()), ("c", pa.bool_())])
-    assert select_schema(schema, ["c", "a"], "x.parquet") == pa.schema([("c", pa.bool_()), ("a", pa.int8())])
-    with pytest.raises(SchemaError, match=r"x\.parquet has no column 'd'; it has a, b, c"):
-        select_schema(schema, ["a", "d"], "x.parquet")
+# --- rows that conditions leave out
+
+
+def where(*texts: str, schema: pa.Schema = SCHEMA) -> Selection:
+    first = InputSchema("x.parquet", schema, ())
+    parsed = [parse_condition(text) for text in texts]
+    paths = [resolve_column(first, each.column, "--where") for each in parsed]
+    bound = [bind_condition(each, path.type) for each, path in zip(parsed, paths, strict=True)]
+    return Selection(schema, (), tuple(zip(paths, bound, strict=True)))
+
+
+@pytest.mark.usefixtures("small_slices")
+@pytest.mark.parametrize("row_group_size", [10, 100, 300])
+@pytest.mark.parametrize("stop_row", [None, 0, 155, 250])
+def test_rows_are_filtered_and_every_row_is_counted(tmp_path: Path, row_group_size: int, stop_row: int | None) -> None:
+    path = write_ids(tmp_path / "a.parquet", 300, row_group_size)
+    read = list(read_slices(piece_of(path, stop_row=stop_row), where("id >= 95", "id < 205", "id != 100"), 16))
+    stop = 300 if stop_row is None else stop_row
+    expected = [i for i in range(min(205, stop)) if i >= 95 and i != 100]
+    assert [i for each in read for i in each.table["id"].to_pylist()] == expected
+    assert [i for each in read for i in each.rows.tolist()] == expected
+    assert sum(each.rows_in for each in read) == stop
+
+
+def test_row_groups_that_cannot_match_are_not_read(tmp_path: Path) -> None:
+    path = write_ids(tmp_path / "a.parquet", 1000, 100)
+    piece = piece_of(path)
+    with open_parquet(str(path)) as file:
+        start = file.metadata.row_group(5).column(0).dictionary_page_offset
+    with path.open("r+b") as damaged:
+        damaged.seek(start)
+        damaged.write(b"\xff" * 2000)
+    os.utime(path, ns=(piece.mtime_ns, piece.mtime_ns))
+    read = list(read_slices(piece, where("id not-in 500,501", "id < 450"), 16))
+    assert [i for each in read for i in each.table["id"].to_pylist()] == list(range(450))
+    assert sum(each.rows_in for each in read) == 1000
+
+
+def test_a_condition_on_a_struct_field_and_a_partition_column(tmp_path: Path) -> None:
+    path = tmp_path / "dt=2026-01-01" / "a=b.parquet"
+    path.parent.mkdir()
+    pq.write_table(pa.table({"id": range(4), "s": [{"n": i, "t": "x"} for i in range(4)]}), path)
+    schema = pa.schema([("id", pa.int64()), ("s", pa.struct([("n", pa.int64())]))])
+    (_, bound) = where("s.n > 1", schema=schema).conditions[0]
+    selection = Selection(schema, ("dt", "a"), ((ColumnPath(("s", "n"), pa.int64()), bound),))
+    piece = replace(piece_of(path), relative_path="dt=2026-01-01/a=b.parquet")
+    (read,) = read_slices(piece, selection, 4)
+    assert read.table.schema.names == ["id", "s", "dt", "a"]
+    assert read.table.to_pylist() == [{"id": i, "s": {"n": i}, "dt": "2026-01-01", "a": None} for i in (2, 3)]

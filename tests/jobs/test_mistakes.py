@@ -92,7 +92,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "missing column": ({"--feed": "inputs:0=pixels"}, ["{w}/in/f0.parquet", "no column 'pixels'", "it has id, inputs"]),
     "missing kept column": ({"--keep": "id,name"}, ["{w}/in/f0.parquet", "no column 'name'", "it has id, inputs"]),
     "column of text": ({"--input": "{w}/of-text"}, ["column 'inputs' holds text (string)", "takes numbers"]),
-    "column of dates": ({"--input": "{w}/of-dates"}, ["column 'inputs' (date32[day])", "cast it to numbers"]),
+    "column of dates": ({"--input": "{w}/of-dates"}, ["column 'inputs' (date32[day])", "cast it to int32 (days)"]),
     "column of threes": (
         {"--input": "{w}/of-three"},
         ["column 'inputs'", "holds 3 values a row where inputs:0 (float32 [?, 4]) takes 4"],

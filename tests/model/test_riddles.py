@@ -207,14 +207,14 @@ def test_channels_first_without_onednn() -> None:
 def test_values_that_the_graph_refuses_stay_the_row_s_fault() -> None:
     made = graph(placeholder("x", "string", [None]), node("y", "StringToNumber", "x", out_type="float32"))
     model = load(made, ["x:0"], ["y:0"])
-    with pytest.raises(DataError, match="the graph refused the batch: StringToNumberOp could not correctly convert"):
+    with pytest.raises(DataError, match="the graph refuses these values: StringToNumberOp could not correctly convert"):
         model.run({"x:0": np.array([b"1", b"two"], object)})
 
 
 @pytest.mark.tf
 @pytest.mark.parametrize("name", ["x", "x:0"])
 def test_names_with_and_without_their_index(name: str, tmp_path: Path) -> None:
-    from engine.config import tensor_name
+    from engine.options import tensor_name
 
     assert split_tensor(name) == ("x", 0)
     model = load(graphs.identity("float32", [None], name="x"), [tensor_name(name)], ["prediction:0"])

@@ -305,7 +305,7 @@ def test_values_that_the_graph_refuses_are_bad_data() -> None:
     graph_def = graph(placeholder("x", "string", [None]), node("y", "StringToNumber", "x", out_type="float32"))
     model = load(graph_def, ["x:0"], ["y:0"])
     assert model.run({"x:0": np.array([b"1", b"2.5"], object)})[0].tolist() == [1, 2.5]
-    with pytest.raises(DataError, match=r"(?s)the graph refused the batch: .*word"):
+    with pytest.raises(DataError, match=r"(?s)the graph refuses these values: .*word"):
         model.run({"x:0": np.array([b"1", b"word"], object)})
     assert model.run({"x:0": np.array([b"3"], object)})[0].tolist() == [3]
 

@@ -19,7 +19,7 @@ from engine.model.session import SessionOptions
 from engine.prepare import Job, prepare
 from engine.run.actor import LoadReport, ScoringActor
 from engine.run.freezing import scored_model
-from engine.run.shard import ShardResult
+from engine.run.spec import ShardResult
 
 pytestmark = pytest.mark.tf
 
@@ -112,7 +112,7 @@ def test_a_twin_finds_its_part_there(job: Job) -> None:
     first, second = (loaded(job).score(job.plan.shards[0]) for _ in range(2))
     assert isinstance(first, ShardResult)
     assert isinstance(second, ShardResult)
-    assert (first.sha256, first.rows_out) == (second.sha256, second.rows_out)
+    assert (first.published, first.facts) == (second.published, second.facts)
 
 
 def test_a_changed_input_is_named_with_its_shard(job: Job) -> None:
@@ -124,13 +124,25 @@ def test_a_changed_input_is_named_with_its_shard(job: Job) -> None:
     assert str(error).startswith(f"shard {shard.shard_id}: {job.plan.files[1].path} changed since")
 
 
-def test_a_bad_row_met_while_looking_at_open_shapes_is_told_by_file_and_row(tmp_path: Path) -> None:
+def test_bad_rows_are_passed_over_while_looking_at_open_shapes(tmp_path: Path) -> None:
     model = graphs.write(tmp_path / "m.pb", graphs.identity("float32", [None, None]))
-    pq.write_table(pa.table({"inputs": [[1.0], [2.0], None]}), tmp_path / "in.parquet")
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"inputs": pa.array([None] * 9, pa.list_(pa.float32()))}), tmp_path / "in" / "a.parquet")
+    pq.write_table(pa.table({"inputs": [None] * 40 + [[1.0], [2.0]]}), tmp_path / "in" / "b.parquet")
+    job = started({"model": model, "input": str(tmp_path / "in"), "output": str(tmp_path / "out")})
+    _, report = load(job)
+    assert isinstance(report, LoadReport)
+    assert report.schema.field("prediction").type == pa.list_(pa.float32())
+
+
+def test_open_shapes_that_no_row_shows_are_a_mistake(tmp_path: Path) -> None:
+    model = graphs.write(tmp_path / "m.pb", graphs.identity("float32", [None, None]))
+    pq.write_table(pa.table({"inputs": pa.array([None] * 9, pa.list_(pa.float32()))}), tmp_path / "in.parquet")
     job = started({"model": model, "input": str(tmp_path / "in.parquet"), "output": str(tmp_path / "out")})
     _, error = load(job)
-    assert isinstance(error, DataError)
-    assert "in.parquet, row 2: column 'inputs': a null" in str(error)
+    assert isinstance(error, GraphError)
+    assert "only scored rows show" in str(error)
+    assert "in.parquet, row 0: column 'inputs': a null" in str(error)
 
 
 def test_a_row_that_the_graph_refuses_is_told_by_file_and_row(tmp_path: Path) -> None:
@@ -146,5 +158,9 @@ def test_a_row_that_the_graph_refuses_is_told_by_file_and_row(tmp_path: Path) ->
     job = started({**settings, "batch_size": 16})
     error = loaded(job).score(job.plan.shards[0])
     assert isinstance(error, DataError)
-    assert "in.parquet, row 64: rows 64 to 80" in str(error)
+    assert "1 bad row where --max-bad-rows allows 0" in str(error)
+    assert f"{settings['input']}, row 70: the graph refuses these values" in str(error)
     assert "no number" in str(error)
+    (row,) = pq.read_table(tmp_path / "out/_icefloe/quarantine/bad-00000-of-00001.parquet").to_pylist()
+    assert (row["inputs"], row["_file"], row["_row"]) == ("no number", "in.parquet", 70)
+    assert row["_error"] == "InvalidArgument"

@@ -1,0 +1,83 @@
+"""What stands in for nulls (`--fill COLUMN=VALUE`): which fed columns it is meant for, and its value in their type.
+
+Pure. Start at `match_fills` and `read_fill`.
+"""
+
+import fnmatch
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from engine.data.columns import ColumnPath, FeedSource
+from engine.errors import ConfigError
+from engine.model.tensor import TensorSpec, numpy_dtype
+
+
+def match_fills(fills: Mapping[str, str], sources: Sequence[FeedSource]) -> dict[str, str]:
+    """Return the fill of each fed column, by its path; a glob or a whole `--feed` stands for all of its columns.
+
+    Raises:
+        ConfigError: for a fill of a column that is not fed.
+    """
+    found: dict[str, str] = {}
+    fed = [(source.text, str(column)) for source in sources for column in source.columns]
+    for name, value in fills.items():
+        meant = [c for text, c in fed if name in (c, text)] or [c for _, c in fed if fnmatch.fnmatchcase(c, name)]
+        if not meant:
+            known = ", ".join(dict.fromkeys(column for _, column in fed))
+            raise ConfigError(f"--fill {name}: no fed column; expected one of {known}")
+        found.update({column: value for column in meant if column not in found or name == column})
+    return found
+
+
+def read_fill(value: str, column: ColumnPath, leaf: pa.DataType, tensor: TensorSpec) -> pa.Scalar:
+    """Return VALUE as a scalar of the leaves' type, float64 where that alone can hold it, or of a raw tensor's bytes.
+
+    Raises:
+        ConfigError: if it is no value of that type.
+    """
+    is_bytes = any(kind(leaf) for kind in BINARY)
+    if is_bytes and tensor.dtype == "string":
+        return pa.scalar(_text(value).encode())
+    if not is_bytes and not pa.types.is_primitive(leaf):
+        return pa.scalar(_text(value))
+    kind = pa.from_numpy_dtype(numpy_dtype(str(tensor.dtype))) if is_bytes else leaf
+    number = _number(value)
+    for each in (kind, pa.float64()):
+        if each == kind or (tensor.dtype not in (None, "bool") and not pa.types.is_integer(_arrow(tensor))):
+            try:
+                scalar = pa.scalar(number, each)
+                if not pa.types.is_integer(each) or scalar.as_py() == number:  # pyarrow makes 0 of 0.5
+                    return scalar
+            except (pa.ArrowException, TypeError, ValueError, OverflowError):
+                continue
+    raise ConfigError(f"--fill {column}={value}: expected a value of {kind}, found {value!r}")
+
+
+BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+
+
+def _arrow(tensor: TensorSpec) -> pa.DataType:
+    try:
+        return pa.from_numpy_dtype(numpy_dtype(str(tensor.dtype)))
+    except (pa.ArrowException, TypeError):  # bfloat16, complex
+        return pa.float64()
+
+
+def _text(value: str) -> str:
+    """Return text as it was written; a quoted word is a JSON string."""
+    if value.startswith('"'):
+        try:
+            return str(json.loads(value))
+        except ValueError:
+            return value
+    return value
+
+
+def _number(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}.get(value.lower(), value)

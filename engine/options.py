@@ -1,0 +1,194 @@
+"""What the value of an option may be: checks from what a flag, TOML key or Python argument says to what is meant.
+
+Each takes anything, returns the value in its one form, and raises ValueError with a sentence that says what was
+expected. Pure: nothing here reads a file or the environment. `engine.config` names them in its fields.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ByteSize, TypeAdapter, ValidationError
+
+MAX_COUNT = 2**53  # what a float64 and every Arrow length can hold
+
+
+def tensor_name(name: str) -> str:
+    """Return `name` with its output index: `x` and `x:0` are the same tensor."""
+    return name if ":" in name else f"{name}:0"
+
+
+def _pairs(value: object, what: str) -> dict[str, Any]:
+    """Read `NAME=VALUE` strings, or a table, as a dict; a name may stand once."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    pairs: dict[str, Any] = {}
+    for item in [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else ():
+        name, sign, right = str(item).partition("=")
+        if not (name.strip() and sign and right.strip()):
+            raise ValueError(f"expected {what}")
+        if name.strip() in pairs:
+            raise ValueError(f"{name.strip()} is given twice; expected each once")
+        pairs[name.strip()] = right.strip()
+    if not pairs:
+        raise ValueError(f"expected {what}")
+    return pairs
+
+
+def _ports(value: object) -> dict[str, str]:
+    pairs = _pairs(value, "TENSOR=COLUMN, as in inputs:0=pixels")
+    ports: dict[str, str] = {}
+    for name, given in pairs.items():
+        is_list = isinstance(given, (list, tuple)) and given and all(isinstance(each, str) for each in given)
+        column = ",".join(given) if is_list else given  # columns to stack, as job.toml may list them
+        if not isinstance(column, str) or tensor_name(name) in ports:
+            raise ValueError(f"expected each tensor once with the name of its column; see {name}")
+        ports[tensor_name(name)] = column
+    if not ports:
+        raise ValueError("expected at least one TENSOR=COLUMN")
+    return ports
+
+
+def _paths(value: object) -> object:
+    if value in ("", (), []) or "\0" in str(value):
+        raise ValueError("expected one or more paths")
+    return _names(value)
+
+
+def _path(value: object) -> object:
+    if value == "" or "\0" in str(value):
+        raise ValueError("expected a path")
+    return value
+
+
+def _constants(value: object) -> dict[str, Any]:
+    pairs = _pairs(value, "TENSOR=VALUE with VALUE in JSON, as in keep_prob:0=1.0")
+    if len({tensor_name(name) for name in pairs}) < len(pairs):
+        raise ValueError("a tensor is given twice, with and without :0; expected each tensor once")
+    try:
+        # Through JSON either way, so that a table of job.toml holds what a flag could say, and no dates.
+        texts = {name: json.dumps(each) for name, each in pairs.items()} if isinstance(value, Mapping) else pairs
+        return {tensor_name(name): json.loads(text) for name, text in texts.items()}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected VALUE in JSON, as in keep_prob:0=1.0 or is_training:0=false ({error})") from error
+
+
+def _names(value: object) -> tuple[str, ...]:
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
+        raise ValueError("expected one or more names")
+    if not all(items):
+        raise ValueError("expected one or more names, none of them empty")
+    return tuple(items)
+
+
+def _columns(value: object) -> object:
+    if value is None or value in ("all", "none"):
+        return value
+    if value in ("", (), []):
+        raise ValueError("expected column names, all or none")
+    names = tuple(name.strip() for item in _names(value) for name in item.split(",") if name.strip())
+    if names in (("all",), ("none",)):
+        return names[0]
+    if not names:
+        raise ValueError("expected column names, all or none")
+    return names
+
+
+def _count(value: object) -> object:
+    try:
+        count = int(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else 0
+    except ValueError:
+        count = 0
+    if not 1 <= count <= MAX_COUNT:
+        raise ValueError("expected a whole number of at least 1" + (f" and at most {MAX_COUNT}" if count > 0 else ""))
+    return count
+
+
+def _or_auto(check: Callable[[object], object]) -> Callable[[object], object]:
+    def check_or_auto(value: object) -> object:
+        try:
+            return value if value == "auto" else check(value)
+        except ValueError as error:
+            raise ValueError(f"{error}, or auto") from error
+
+    return check_or_auto
+
+
+def _optional(check: Callable[[object], object]) -> Callable[[object], object]:
+    return lambda value: None if value is None else check(value)
+
+
+def _share(value: object) -> object:
+    try:
+        share = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else -1.0
+    except (ValueError, OverflowError):
+        share = -1.0
+    if not (0 <= share < math.inf) or (share > 1 and share != int(share)):  # Ray: amounts above 1 must be whole
+        raise ValueError("expected a fraction below 1 or a whole number")
+    return share
+
+
+def _positive_share(value: object) -> object:
+    if not _share(value):
+        raise ValueError("expected a fraction below 1 or a whole number, above 0")
+    return _share(value)
+
+
+def _num_bytes(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("expected bytes, as in 64MiB or 1000000")
+    try:
+        num_bytes = TypeAdapter(ByteSize).validate_python(value)
+    except ValidationError:
+        num_bytes = ByteSize(0)
+    if num_bytes < 1:
+        raise ValueError("expected bytes, as in 64MiB or 1000000")
+    return int(num_bytes)
+
+
+def _fills(value: object) -> dict[str, str]:
+    """Return values as text, for which type they are is the column's to say."""
+    pairs = {} if value == {} else _pairs(value, "COLUMN=VALUE, as in age=0")
+    for column, each in pairs.items():
+        if not isinstance(each, (str, int, float)):
+            raise ValueError(f"expected a number, text, true or false for {column}")
+    return {column: each if isinstance(each, str) else json.dumps(each) for column, each in pairs.items()}
+
+
+def _conditions(value: object) -> tuple[str, ...]:
+    try:
+        return _names(value)
+    except ValueError as error:
+        raise ValueError("expected COLUMN OP VALUE, as in 'country = de'") from error
+
+
+def _budget(value: object) -> int | str:
+    """Return a number of rows, or a share as `P%`."""
+    text = str(value).strip() if isinstance(value, (int, str)) and not isinstance(value, bool) else ""
+    try:
+        if text.endswith("%") and 0 <= float(text[:-1]) <= 100:  # noqa: PLR2004
+            return f"{float(text[:-1]):.12g}%"
+        if 0 <= int(text) <= MAX_COUNT:
+            return int(text)
+    except ValueError:
+        pass
+    raise ValueError("expected a number of rows, or a share of them as in 0.1%")
+
+
+PathText = Annotated[str, BeforeValidator(_path)]
+OptionalPathText = Annotated[str | None, BeforeValidator(_optional(_path))]
+Paths = Annotated[tuple[str, ...], BeforeValidator(_paths)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+Ports = Annotated[dict[str, str], BeforeValidator(_ports)]
+Constants = Annotated[dict[str, Any], BeforeValidator(_constants)]
+Fills = Annotated[dict[str, str], BeforeValidator(_fills)]
+Conditions = Annotated[tuple[str, ...], BeforeValidator(_conditions)]
+Columns = Annotated[tuple[str, ...] | Literal["all", "none"] | None, BeforeValidator(_columns)]
+OptionalCount = Annotated[int | None, BeforeValidator(_optional(_count))]
+CountOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_or_auto(_count))]
+BytesOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_or_auto(_num_bytes))]
+Share = Annotated[float | None, BeforeValidator(_optional(_share))]
+PositiveShare = Annotated[float | None, BeforeValidator(_optional(_positive_share))]
+Budget = Annotated[int | str, BeforeValidator(_budget)]

@@ -1,0 +1,92 @@
+"""Looks at a few rows once a model is loaded: whether the graph takes them, and how it shapes open extents.
+
+Every actor looks at the same rows, so that all fix the same schema. Start at `probe`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from engine.data.assembly import ScoredRows
+from engine.data.binding import FeedBinding
+from engine.data.conversion import FedRows, convert_rows
+from engine.data.faults import Faults
+from engine.data.output import observe_shape
+from engine.data.source import read_slices
+from engine.errors import GraphError
+from engine.model.tensor import TensorSpec
+from engine.run.batches import Call, score_batch
+from engine.run.spec import ScoringSpec
+
+PROBE_ROWS = 16
+# A file may begin with rows at fault; so many of its first rows are tried before the next file is.
+SEARCHED_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What the first rows showed."""
+
+    outputs: tuple[TensorSpec, ...]
+    """The fetches, batch axis first, with the extents that their rows were seen to have."""
+    is_proven: bool
+    """Whether the graph took at least one row."""
+
+
+def probe(
+    spec: ScoringSpec, feeds: Sequence[FeedBinding], tensors: Sequence[TensorSpec], call: Call, batch_rows: int
+) -> Probe:
+    """Score up to 16 rows of the first input that has some which can be scored.
+
+    Args:
+        spec: the job; its samples are looked at in their order.
+        feeds: the bound columns.
+        tensors: the fetches, batch axis first.
+        call: scores one batch.
+        batch_rows: rows per graph call.
+
+    Raises:
+        GraphError: if the shape of a fetch is open and no row shows it, or a fetch does not follow the rows.
+        DataError: if a sample cannot be read.
+    """
+    is_open = any(tensor.shape is None or None in tensor.shape[1:] for tensor in tensors)
+    first_fault, has_rows = "", False
+    for where, fed, faults in _sample(spec, feeds, batch_rows):
+        has_rows = True
+        scored: list[ScoredRows] = []
+        if fed is not None:
+            scored = score_batch(call, fed, range(min(PROBE_ROWS, batch_rows, len(fed.rows))), faults)
+        if scored:
+            # A second batch of another size: an extent that follows the data or the batch shows as a difference.
+            more = _score_alone(call, fed, scored, faults) if is_open and fed is not None else []
+            can_vary = len(scored[0].rows) + len(more) == 1 or any(feed.can_vary() for feed in feeds)
+            seen = [[(len(each.rows), each.arrays[i]) for each in [*scored, *more]] for i in range(len(tensors))]
+            outputs = [observe_shape(t, samples, can_vary) for t, samples in zip(tensors, seen, strict=True)]
+            return Probe(tuple(outputs), is_proven=True)
+        first_fault = first_fault or f"{where}: {faults.in_order()[0].message}"
+    if is_open and has_rows:
+        opened = next(tensor for tensor in tensors if tensor.shape is None or None in tensor.shape[1:])
+        raise GraphError(
+            f"--fetch {opened} has a shape that only scored rows show, and none of the first rows of "
+            f"{len(spec.samples)} files can be scored; {first_fault}"
+        )
+    return Probe(tuple(tensors), is_proven=False)
+
+
+def _score_alone(call: Call, fed: FedRows, scored: Sequence[ScoredRows], faults: Faults) -> list[ScoredRows]:
+    """Score the first rows that went through once more, one by one, until two were seen."""
+    position = int((fed.rows == scored[0].rows[0]).argmax())
+    return score_batch(call, fed, range(position, position + 1), faults)
+
+
+def _sample(
+    spec: ScoringSpec, feeds: Sequence[FeedBinding], batch_rows: int
+) -> Iterator[tuple[str, FedRows | None, Faults]]:
+    """Yield up to 16 rows at a time of the first slice of each sample, with where they begin and what is bad."""
+    for piece in spec.samples:
+        read = next((each for each in read_slices(piece, spec.selection, batch_rows) if len(each.table)), None)
+        if read is None:
+            continue
+        for start in range(0, min(SEARCHED_ROWS, len(read.table)), PROBE_ROWS):
+            some = replace(read, table=read.table.slice(start, PROBE_ROWS))
+            groups, faults = convert_rows(feeds, some.table)
+            yield f"{read.path}, row {read.rows[start]}", groups[0] if groups else None, faults

@@ -1,0 +1,87 @@
+"""What goes to an actor and what comes back: the job as a scorer has to know it, and a shard that is done.
+
+Values only. Start at `ScoringSpec` and `ShardResult`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.data.columns import ColumnPath, FeedSource
+from engine.data.listing import Piece
+from engine.data.manifest import PartFacts
+from engine.data.sink import PublishedPart
+from engine.data.source import Selection
+from engine.run.budget import Budget
+
+
+@dataclass(frozen=True, slots=True)
+class RowRules:
+    """How rows become tensors and predictions columns, besides which is which."""
+
+    fills: Mapping[str, str]
+    """What stands in for nulls, by path of the fed column."""
+    utf8: tuple[str, ...]
+    """Output columns of strings that are written as text."""
+    provenance: bool
+    """Whether `_file` and `_row` are added to the output."""
+    nan_is_bad: bool
+    """Whether rows with NaN or Inf in a prediction go to quarantine."""
+    unbatched: bool
+    """Whether the graph takes one row at a time and has no batch axis."""
+    budget: Budget
+    """Bad rows past which a shard gives up."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringSpec:
+    """What an actor needs to know of the job, besides the model's bytes."""
+
+    plan_id: str
+    """Plan that its parts belong to."""
+    output: str
+    """Output folder, absolute."""
+    num_shards: int
+    """Shards of the plan; part of every part's name."""
+    feeds: tuple[tuple[str, FeedSource], ...]
+    """Pairs of tensor name and columns."""
+    fetches: tuple[tuple[str, str], ...]
+    """Pairs of tensor name and column."""
+    constants: Mapping[str, Any]
+    """Values fed with every batch, by tensor name."""
+    init_ops: tuple[str, ...]
+    """Operations run once after loading."""
+    op_libraries: tuple[str, ...]
+    """Libraries of custom operations, loaded first."""
+    selection: Selection
+    """What to read of every input file."""
+    keep: tuple[ColumnPath, ...]
+    """Input columns carried to the output, in its order."""
+    rules: RowRules
+    """How rows are treated."""
+    batch_rows: int
+    """Rows per graph call."""
+    samples: tuple[Piece, ...]
+    """Some whole input files; every actor opens the first, and looks at rows of them."""
+    versions: Mapping[str, str]
+    """Versions of engine, tensorflow, pyarrow and ray at the driver."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult:
+    """A shard that is done: its part lies in the output folder."""
+
+    part: str
+    """Path of the part below the output folder."""
+    facts: PartFacts
+    """What the part's footer says of it."""
+    published: PublishedPart
+    """The part as it lies there."""
+    bad_rows: tuple[str, ...]
+    """The first few rows in quarantine, in words."""
+    seconds: Mapping[str, float]
+    """Seconds by phase: read, bind, session, write; and total."""
+    batches_halved: int
+    """Times that this actor has halved a batch so far."""
+    busy_seconds: float
+    """Seconds that this actor's session has been computing so far, for any of its shards."""
