@@ -156,6 +156,7 @@ def _bind_model(config: JobConfig, given: Collection[str]) -> BoundModel:
         init_ops=config.init_op,
         allow_ops=config.allow_op,
         op_libraries=config.op_library,
+        is_unbatched=config.unbatched,
     )
     remark = ""
     try:

@@ -41,6 +41,8 @@ class Request:
     """Operations that the audit lets through."""
     op_libraries: tuple[str, ...] = ()
     """Libraries of custom operations."""
+    is_unbatched: bool = False
+    """Whether inputs without any axis take rows, one a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,7 @@ def _bind_keras(known: KnownModel, request: Request) -> BoundModel:
 
 def _bind_graph(known: KnownModel, graph: Graph, request: Request) -> BoundModel:
     ports = known.ports or Ports((), ())
-    feed = request.feed or _rows(ports.inputs, request.constants) or {"inputs:0": "inputs"}
+    feed = request.feed or _rows(ports.inputs, request) or {"inputs:0": "inputs"}
     fetch = request.fetch or default_columns([spec.name for spec in ports.outputs]) or {"prediction:0": "prediction"}
     init_ops = request.init_ops or ports.init_ops
     fed = [*feed, *request.constants]
@@ -162,9 +164,10 @@ def _bind_graph(known: KnownModel, graph: Graph, request: Request) -> BoundModel
     return BoundModel(known, feed, fetch, init_ops, specs, random, None)
 
 
-def _rows(inputs: tuple[TensorSpec, ...], constants: Mapping[str, Any]) -> dict[str, str]:
-    """Name a column for each input that takes rows; one without any axis takes a constant."""
-    return default_columns([spec.name for spec in inputs if spec.name not in constants and spec.shape != ()])
+def _rows(inputs: tuple[TensorSpec, ...], request: Request) -> dict[str, str]:
+    """Name a column for each input that takes rows; one without any axis takes a constant, unless rows have none."""
+    left = [spec for spec in inputs if spec.name not in request.constants]
+    return default_columns([spec.name for spec in left if spec.shape != () or request.is_unbatched])
 
 
 def _bind_source(known: KnownModel, meta: MetaGraph, request: Request) -> BoundModel:
@@ -177,7 +180,7 @@ def _bind_source(known: KnownModel, meta: MetaGraph, request: Request) -> BoundM
     options = _freeze_options(request, fetched, names)
     plan = plan_freeze(meta, options)
     specs = {spec.name: spec for spec in plan.input_specs()}
-    feed = request.feed or _rows(tuple(specs.values()), request.constants)
+    feed = request.feed or _rows(tuple(specs.values()), request)
     _check_fed(plan, feed, specs)
     outputs = [f"{port.name}:0" for port in plan.outputs]
     specs |= {f"{port.name}:0": port.spec for port in plan.outputs if port.spec is not None}

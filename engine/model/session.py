@@ -4,13 +4,13 @@ The only room beside `checkpoint.py` that imports TensorFlow, and it does so whe
 knows nothing of columns, files or Ray. Start at `load_session`.
 """
 
-import contextlib
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,33 @@ def import_tensorflow(gpu_share: float) -> Any:
     return tf
 
 
+class BusyClock:
+    """Measures the time in which at least one thread is inside; counts it once, however many there are."""
+
+    def __init__(self) -> None:
+        """Start with nobody inside."""
+        self._lock = threading.Lock()
+        self._num_inside, self._since = 0, 0.0
+        self.seconds = 0.0
+        """Seconds so far."""
+
+    def __enter__(self) -> None:
+        """Count one more inside."""
+        with self._lock:
+            self._num_inside += 1
+            if self._num_inside == 1:
+                self._since = time.perf_counter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Count one less."""
+        with self._lock:
+            self._num_inside -= 1
+            if self._num_inside == 0:
+                self.seconds += time.perf_counter() - self._since
+
+
 class ModelSession:
     """One graph, imported once, in one session; safe to call from several threads."""
 
@@ -59,6 +86,7 @@ class ModelSession:
         """Keep the session; use `load_session` to make one."""
         self._tf = tf
         self._session = session
+        self._translated = translated(tf)
         self._call = _make_call(session, [*feeds.values(), *constants], fetches)
         self._constants = list(constants.values())
         self._lock = threading.Lock()
@@ -70,9 +98,12 @@ class ModelSession:
         """Rows that the device has room for, once it ran out of memory; None until then."""
         self.batches_halved = 0
         """Times that a batch was halved because the device ran out of memory."""
-        self.busy_seconds = 0.0
+        self._busy = BusyClock()
+
+    @property
+    def busy_seconds(self) -> float:
         """Seconds that at least one call was inside TensorFlow."""
-        self._num_inside, self._inside_since = 0, 0.0
+        return self._busy.seconds
 
     @property
     def device(self) -> str:
@@ -99,7 +130,7 @@ class ModelSession:
         if can_halve and self.max_rows is not None and num_rows > self.max_rows:
             return self._run_halves(batch, num_rows)
         try:
-            with translated(self._tf), self._timed():
+            with self._translated, self._busy:
                 values = self._call(*(batch[tensor.name] for tensor in self.inputs), *self._constants)
                 return [np.asarray(value) for value in values]
         except self._tf.errors.ResourceExhaustedError as error:
@@ -110,21 +141,6 @@ class ModelSession:
                 self.max_rows = min(self.max_rows or num_rows, num_rows // 2)
                 self.batches_halved += 1
             return self._run_halves(batch, num_rows)
-
-    @contextlib.contextmanager
-    def _timed(self) -> Iterator[None]:
-        """Count the time once, however many threads are inside."""
-        with self._lock:
-            self._num_inside += 1
-            if self._num_inside == 1:
-                self._inside_since = time.perf_counter()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._num_inside -= 1
-                if self._num_inside == 0:
-                    self.busy_seconds += time.perf_counter() - self._inside_since
 
     def _run_halves(self, batch: Mapping[str, Array], num_rows: int) -> list[Array]:
         middle = (num_rows + 1) // 2

@@ -48,7 +48,8 @@ def _score_words(description: Description) -> list[str]:
         words += _flags("--feed", default_columns(_fed(needed, constants)))
         words += _flags("--fetch", default_columns(fetched))
         words += [word for name in description.init_ops for word in ("--init-op", name)]
-    return words + _flags("--set", constants)
+    takes_one_row = bool(needed) and all(spec.shape == () for spec in needed)
+    return words + _flags("--set", constants) + ["--unbatched"] * takes_one_row
 
 
 def _freeze_words(description: Description) -> list[str]:

@@ -123,6 +123,7 @@ def test_an_input_without_an_axis_is_no_default_feed(tmp_path: Path) -> None:
     with pytest.raises(GraphError, match=r"needs k:0 \(float32 \[\]\), which nothing feeds; .*--set k:0=VALUE"):
         bound(path)
     assert bound(path, constants={"k:0": 2.0}).feed == {"x:0": "x"}
+    assert bound(path, is_unbatched=True).feed == {"x:0": "x", "k:0": "k"}
 
 
 def secret(operation: str = "ReadFile") -> GraphDef:

@@ -90,6 +90,8 @@ def test_a_graph_that_takes_one_row_a_call_is_fed() -> None:
     made = graph(placeholder("image", "string", []), node("y", "DecodeJpeg", "image"))
     command = command_to_paste(described(made))
     assert (values(command, "--feed"), values(command, "--set")) == (["image:0=image"], [])
+    assert command.endswith(" --unbatched")
+    assert "--unbatched" not in command_to_paste(described(linear()))
 
 
 def test_an_input_with_a_default_is_left_alone() -> None:

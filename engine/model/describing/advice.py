@@ -95,7 +95,7 @@ def _small_notes(description: Description, ailments: Ailments) -> Iterator[str]:
     if fed and description.ports_from == "guess":
         yield f"its rows come from an input pipeline; {_some(fed)} can be fed in its place"
     if description.inputs and all(spec.shape == () for spec in description.inputs):
-        yield f"its inputs have no batch axis ({description.inputs[0]}): it takes one row a call"
+        yield f"its inputs have no batch axis ({description.inputs[0]}): it takes one row a call (--unbatched)"
     if ailments.channels_first:
         yield (
             f"it keeps channels first (NCHW, {ailments.channels_first}), which runs on GPUs, and on CPUs only while "
