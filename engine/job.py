@@ -267,6 +267,7 @@ def summarise(job: Job, ledger: Ledger, manifest: list[ManifestRow], run: PoolRu
         devices=tuple(report.device_facts() for report in run.reports),
         model_load_bytes=max((report.peak_bytes for report in run.reports), default=0),
         batch_size=job.plan.batch_rows,
+        batches_split=sum(result.batches_split for result in run.results.values()),
         batches_halved=halved,
         bytes_stable=not unstable,
         bytes_stable_reason="; ".join(unstable),

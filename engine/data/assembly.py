@@ -58,22 +58,13 @@ def assemble(
     ]
     if len(rows) > 1 and (np.diff(rows) < 0).any():  # rows of one shape were scored together
         order = np.argsort(rows)
-        rows, fetched = rows[order], [_take(column, order) for column in fetched]
+        rows, fetched = rows[order], [column.take(pa.array(order)) for column in fetched]
     kept = [path.of(read.table) for path in keep]
     numbers = read.rows
     if len(rows) < len(read.table):
-        kept, numbers = [_take(column, rows) for column in kept], numbers[rows]
+        kept, numbers = [column.take(pa.array(rows)) for column in kept], numbers[rows]
     columns = [*kept, *fetched]
     if len(schema) > len(columns):
         columns += [pa.repeat(pa.scalar(read.relative_path), len(rows)), pa.array(numbers)]
     return pa.Table.from_arrays(columns, schema=schema)
 
-
-def _take(column: pa.ChunkedArray, rows: Array) -> pa.ChunkedArray:
-    """Select rows; Arrow cannot take from every extension type, but always from what it is stored as."""
-    positions = pa.array(rows)
-    if not isinstance(column.type, pa.BaseExtensionType):
-        return column.take(positions)
-    chunks = [chunk.storage for chunk in column.chunks]
-    taken = pa.chunked_array(chunks, column.type.storage_type).take(positions)
-    return pa.chunked_array([pa.ExtensionArray.from_storage(column.type, chunk) for chunk in taken.chunks], column.type)

@@ -157,7 +157,12 @@ def _prune(field: pa.Field, below: list[tuple[str, ...]]) -> pa.Field:
 
 
 def _relax(kind: pa.DataType) -> pa.DataType:
-    """Return the type with room for what later files may hold: nulls at every depth, and more dictionary values."""
+    """Return the type with room for what later files may hold: nulls at every depth, and more dictionary values.
+
+    Views become large types: pyarrow 26 cannot select rows of views.
+    """
+    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
+        return pa.large_string() if pa.types.is_string_view(kind) else pa.large_binary()
     if pa.types.is_struct(kind):
         return pa.struct([pa.field(child.name, _relax(child.type)) for child in kind.fields])
     if pa.types.is_fixed_size_list(kind):

@@ -42,7 +42,7 @@ class Layout:
 
 
 def plain(array: pa.Array) -> pa.Array:
-    """Return `array` without its outer dictionary or extension type; a permuted tensor in its logical order."""
+    """Return `array` without its outer dictionary, extension or view type; a permuted tensor in its logical order."""
     while True:
         if isinstance(array.type, pa.FixedShapeTensorType):
             array = _plain_tensor(array)
@@ -50,6 +50,8 @@ def plain(array: pa.Array) -> pa.Array:
             array = array.storage
         elif pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
+        elif pa.types.is_string_view(array.type) or pa.types.is_binary_view(array.type):
+            array = array.cast(pa.large_binary())
         else:
             return array
 

@@ -24,19 +24,14 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
 
 def read_strings(leaves: pa.Array) -> Array:
     """Return text or binary leaves as an array of bytes objects."""
-    kind = leaves.type
-    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
-        leaves = leaves.cast(pa.large_binary())
-    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        leaves = leaves.cast(pa.binary() if pa.types.is_string(kind) else pa.large_binary())
+    if pa.types.is_string(leaves.type) or pa.types.is_large_string(leaves.type):
+        leaves = leaves.cast(pa.binary() if pa.types.is_string(leaves.type) else pa.large_binary())
     values: Array = leaves.to_numpy(zero_copy_only=False)
     return values.astype(object, copy=False)
 
 
 def read_raw(leaves: pa.Array, dtype: np.dtype[Any]) -> Array:
     """View binary leaves, all of one length and none null, as their little-endian numbers."""
-    if pa.types.is_binary_view(leaves.type):
-        leaves = leaves.cast(pa.large_binary())
     if not len(leaves):
         return np.empty(0, dtype)
     if pa.types.is_fixed_size_binary(leaves.type):

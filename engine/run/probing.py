@@ -3,6 +3,7 @@
 Every actor looks at the same rows, so that all fix the same schema. Start at `probe`.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,8 @@ from engine.run.spec import ScoringSpec
 PROBE_ROWS = 16
 # A file may begin with rows at fault; so many of its first rows are tried before the next file is.
 SEARCHED_ROWS = 256
+# Slices without a row for which the conditions hold that are read before the next file is tried.
+SEARCHED_SLICES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,8 @@ def _sample(
 ) -> Iterator[tuple[str, FedRows | None, Faults]]:
     """Yield up to 16 rows at a time of the first slice of each sample, with where they begin and what is bad."""
     for piece in spec.samples:
-        read = next((each for each in read_slices(piece, spec.selection, batch_rows) if len(each.table)), None)
+        slices = itertools.islice(read_slices(piece, spec.selection, batch_rows), SEARCHED_SLICES)
+        read = next((each for each in slices if len(each.table)), None)
         if read is None:
             continue
         for start in range(0, min(SEARCHED_ROWS, len(read.table)), PROBE_ROWS):

@@ -47,6 +47,8 @@ class Attempt:
     """Rows left out by a condition."""
     rows: int = 0
     """Rows written."""
+    batches_split: int = 0
+    """Batches that the graph refused as a whole."""
     odd_values: dict[str, tuple[int, int]] = field(default_factory=dict)
     """NaN and Inf values written, by output column."""
     _since: float = field(default_factory=time.perf_counter)
@@ -130,7 +132,8 @@ class Scorer:
             published = part.publish(facts.to_metadata(), self._confirm_plan, self._is_twin)
         attempt.end("write")
         return ShardResult(
-            name, facts, published, tuple(bad.shown), {**attempt.seconds, "total": time.perf_counter() - started},
+            name, facts, published, tuple(bad.shown), attempt.batches_split,
+            {**attempt.seconds, "total": time.perf_counter() - started},
             self._session.batches_halved, self._session.busy_seconds,
         )  # fmt: skip
 
@@ -159,7 +162,7 @@ class Scorer:
         attempt.end("bind")
         scored: list[ScoredRows] = []
         for fed in groups:
-            for each in self._score_rows(fed, faults, read, bad.num_rows):
+            for each in self._score_rows(fed, faults, read, attempt, bad.num_rows):
                 good = set_bad_aside(each, self._outputs, faults, self._spec.rules.nan_is_bad)
                 scored += [good] if len(good.rows) else []
         attempt.end("session")
@@ -169,13 +172,17 @@ class Scorer:
         attempt.count(read, table, count_odd_values(scored, self._outputs))
         attempt.end("write")
 
-    def _score_rows(self, fed: FedRows, faults: Faults, read: Slice, num_bad: int) -> Iterator[ScoredRows]:
+    def _score_rows(
+        self, fed: FedRows, faults: Faults, read: Slice, attempt: Attempt, num_bad: int
+    ) -> Iterator[ScoredRows]:
         """Score rows of one shape, batch by batch, until there are more bad rows than the job puts up with."""
         is_unbatched, scored, num_rows = self._spec.rules.unbatched, list[ScoredRows](), len(fed.rows)
         step = 1 if is_unbatched else self._batch_rows
         for start in range(0, num_rows, step):
             stop = min(start + step, num_rows)
-            scored += score_batch(self._call, fed, range(start, stop), faults)
+            batch = score_batch(self._call, fed, range(start, stop), faults)
+            attempt.batches_split += not (len(batch) == 1 and len(batch[0].rows) == stop - start)
+            scored += batch
             if not self._is_proven and not scored:  # until one was, a row may fail for what all fail for
                 if stop >= min(num_rows, max(step, PROBE_ROWS)):
                     tried = set(fed.rows[:stop].tolist())

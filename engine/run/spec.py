@@ -79,6 +79,8 @@ class ShardResult:
     """The part as it lies there."""
     bad_rows: tuple[str, ...]
     """The first few rows in quarantine, in words."""
+    batches_split: int
+    """Batches that the graph refused as a whole, of which rows were scored in smaller calls."""
     seconds: Mapping[str, float]
     """Seconds by phase: read, bind, session, write; and total."""
     batches_halved: int

@@ -63,6 +63,8 @@ class Summary:
     """Largest peak memory of an actor's process after loading the model."""
     batch_size: int
     """Rows per graph call."""
+    batches_split: int
+    """Batches of this run that the graph refused as a whole, for rows at fault or rows that do not go together."""
     batches_halved: int
     """Times that a batch was halved because a device ran out of memory."""
     bytes_stable: bool

@@ -69,6 +69,9 @@ def print_summary(summary: "Summary", stream: TextIO) -> None:
         rows.append(
             ("not finite", f"{num_nan:,} NaN and {num_inf:,} Inf in {column} (--nan-is-bad sets such rows aside)")
         )
+    if summary.batches_split > summary.rows_quarantined:
+        rows.append(("batches split", f"{summary.batches_split:,}: their rows do not go together; --batch-size 1 or a "
+                     "graph that brings them to one shape is faster"))  # fmt: skip
     if not summary.bytes_stable:
         rows.append(("bytes not stable", summary.bytes_stable_reason))
     print_table("Scored" if summary.attempts else "Already scored", rows, stream)

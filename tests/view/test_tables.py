@@ -37,6 +37,7 @@ SUMMARY = Summary(
     devices=(),
     model_load_bytes=2**20,
     batch_size=4096,
+    batches_split=0,
     batches_halved=0,
     bytes_stable=True,
     bytes_stable_reason="",
@@ -90,6 +91,24 @@ def preview_text(**changes: object) -> str:
 )
 def test_bytes(num_bytes: float, text: str) -> None:
     assert bytes_text(num_bytes) == text
+
+
+def test_a_summary_tells_of_rows_and_values_that_are_not_as_they_should_be() -> None:
+    assert "/_icefloe/quarantine: rows, where they came from, and why" in summary_text()
+    clean = summary_text(rows_quarantined=0)
+    assert not any(word in clean for word in ("_icefloe", "filtered", "not finite", "split"))
+    odd = summary_text(rows_filtered=1200, nan_values={"p": 3}, inf_values={"q": 1000}, batches_split=8)
+    assert "7 quarantined, 1,200 filtered" in odd
+    assert "3 NaN and 0 Inf in p" in odd
+    assert "0 NaN and 1,000 Inf in q" in odd
+    assert "batches split" in odd
+    assert "batches split" not in summary_text(batches_split=7)
+
+
+def test_a_preview_tells_its_conditions() -> None:
+    text = preview_text(where=("year > 2020", "id = 3"), num_pruned=12)
+    assert "year > 2020" in text
+    assert "id = 3 (12 files left out for their folders)" in text
 
 
 def test_a_summary() -> None:
