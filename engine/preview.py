@@ -23,12 +23,13 @@ class DataInFlight:
     """The most memory that one actor's rows take, beside the graph's own working set and the fetched columns.
 
     Exact where all columns read are fixed-width; the fetches' dtypes and shapes are known when the graph is loaded.
+    A slice that holds bad rows is copied without them, which comes on top.
     """
 
     shards_at_once: int
     """Shards that one actor works on side by side."""
     slice_bytes: int
-    """The largest slice that can be, as Arrow memory."""
+    """The largest slice that can be, as Arrow memory; twice that where rows of it are selected (--where)."""
     converted_bytes: int
     """Arrays made from that slice where a column is not fed as it lies."""
     batch_bytes: int
@@ -160,7 +161,7 @@ def measure_memory(job: Job) -> DataInFlight:
     converted = [width for feed, width in zip(job.feeds, fed_row_bytes, strict=True) if not feed.is_view]
     return DataInFlight(
         shards_at_once=SHARDS_PER_WORKER,
-        slice_bytes=round(rows * row_bytes),
+        slice_bytes=round(rows * row_bytes) * (2 if selection.conditions else 1),
         converted_bytes=round(rows * sum(converted)),
         batch_bytes=round(job.plan.batch_rows * sum(fed_row_bytes)),
         part_bytes=round(rows * kept_row_bytes),

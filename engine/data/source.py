@@ -223,12 +223,16 @@ def _count_rows(groups: Iterable[RowGroup], stop_row: int) -> int:
 
 def _can_match(metadata: pq.FileMetaData, group: RowGroup, selection: Selection) -> bool:
     """Whether a row group may hold rows for which all conditions hold, by its statistics."""
+    if not selection.conditions:
+        return True
     footer = metadata.row_group(group.index)
-    chunks = {footer.column(i).path_in_schema: footer.column(i) for i in range(footer.num_columns)}
+    paths = [footer.column(i).path_in_schema for i in range(footer.num_columns)]
     for path, condition in selection.conditions:
-        chunk = chunks.get(str(path))  # a list has its leaves' statistics only
-        if chunk is not None and not condition.can_match(chunk.statistics, group.num_rows):
-            return False
+        # A list has its leaves' statistics only, and a column `a.b` beside a struct has the path of its field.
+        if paths.count(str(path)) == 1:
+            statistics = footer.column(paths.index(str(path))).statistics
+            if not condition.can_match(statistics, group.num_rows):
+                return False
     return True
 
 

@@ -396,3 +396,24 @@ def test_a_condition_on_a_struct_field_and_a_partition_column(tmp_path: Path) ->
     (read,) = read_slices(piece, selection, 4)
     assert read.table.schema.names == ["id", "s", "dt", "a"]
     assert read.table.to_pylist() == [{"id": i, "s": {"n": i}, "dt": "2026-01-01", "a": None} for i in (2, 3)]
+
+
+@pytest.mark.parametrize("text", ["s.n < 5", "'s.n' < 5"])
+def test_statistics_of_a_column_of_the_same_path_prune_nothing(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.parquet"
+    table = {"id": range(10), "s": [{"n": i} for i in range(10)], "s.n": range(100, 110)}
+    pq.write_table(pa.table(table), path)
+    selection = where(text, schema=pa.schema([("id", pa.int64()), ("s", pa.struct([("n", pa.int64())]))]))
+    as_struct = Selection(selection.columns, (), ((ColumnPath(("s", "n"), pa.int64()), selection.conditions[0][1]),))
+    assert [i for each in read_slices(piece_of(path), as_struct, 4) for i in each.table["id"].to_pylist()] == [
+        *range(5)
+    ]
+
+
+def test_nothing_but_a_partition_column_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "dt=5" / "a.parquet"
+    path.parent.mkdir()
+    write_ids(path, 100, 30)
+    piece = replace(piece_of(path), relative_path="dt=5/a.parquet")
+    (read,) = read_slices(piece, Selection(pa.schema([]), ("dt",)), 16)
+    assert read.table.to_pydict() == {"dt": ["5"] * 100}

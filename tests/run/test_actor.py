@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import pytest
 
 from engine.config import build_config
 from engine.data.ledger import Ledger
+from engine.data.source import Slice, read_slices
 from engine.errors import ClusterError, DataError, EngineError, GraphError, JobFailedError
 from engine.job import claim_output, scoring_spec
-from engine.model.session import SessionOptions
+from engine.model.session import ModelSession, SessionOptions
 from engine.prepare import Job, prepare
 from engine.run.actor import LoadReport, ScoringActor
 from engine.run.freezing import scored_model
@@ -165,3 +167,38 @@ def test_a_row_that_the_graph_refuses_is_told_by_file_and_row(tmp_path: Path) ->
     (row,) = pq.read_table(tmp_path / "out/_icefloe/quarantine/bad-00000-of-00001.parquet").to_pylist()
     assert (row["inputs"], row["_file"], row["_row"]) == ("no number", "in.parquet", 70)
     assert row["_error"] == "InvalidArgument"
+
+
+@pytest.mark.parametrize("kind", ["fixed-size list", "raw bytes"])
+def test_what_lies_right_reaches_the_session_as_a_view_of_arrows_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    values = np.arange(200 * 16, dtype=np.float32).reshape(200, 16)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), 16)
+    if kind == "raw bytes":
+        column = pa.array([row.tobytes() for row in values])
+    pq.write_table(pa.table({"inputs": column}), tmp_path / "in.parquet")
+    model = graphs.write(tmp_path / "m.pb", graphs.identity("float32", [None, 16]))
+    job = started({"model": model, "input": str(tmp_path / "in.parquet"), "output": str(tmp_path / "out")})
+    actor = loaded(job)
+    tables: list[pa.Table] = []
+    batches: list[np.ndarray] = []
+
+    def recording_slices(*given: object) -> Iterator[Slice]:
+        for read in read_slices(*given):  # type: ignore[arg-type]
+            tables.append(read.table)
+            yield read
+
+    def recording_run(session: ModelSession, batch: dict[str, np.ndarray], **given: bool) -> list[np.ndarray]:
+        batches.append(batch["inputs:0"])
+        return run(session, batch, **given)
+
+    run = ModelSession.run
+    monkeypatch.setattr("engine.run.shard.read_slices", recording_slices)
+    monkeypatch.setattr(ModelSession, "run", recording_run)
+    assert all(isinstance(actor.score(shard), ShardResult) for shard in job.plan.shards)
+    data = np.frombuffer(tables[0]["inputs"].chunk(0).buffers()[-1], np.uint8)
+    assert sum(map(len, batches)) == 200
+    assert all(np.shares_memory(batch, data) for batch in batches)
+    assert all(batch.ctypes.data % 64 == 0 for batch in batches)
+    np.testing.assert_array_equal(np.concatenate(batches), values)
