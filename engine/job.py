@@ -10,7 +10,7 @@ from engine.config import JobConfig
 from engine.data.ledger import Ledger
 from engine.data.manifest import ManifestRow, RowCounts, manifest_row
 from engine.data.quarantine import FOLDER as QUARANTINE_FOLDER
-from engine.errors import JobFailedError, Mistake, PlanError
+from engine.errors import DataError, JobFailedError, Mistake, PlanError
 from engine.prepare import Job, find_changes, prepare
 from engine.run.actor import LoadReport
 from engine.run.budget import BadRowTally, read_budget
@@ -74,7 +74,7 @@ def judge(job: Job, manifest: list[ManifestRow], shown: Sequence[str]) -> None:
     """Check that every input row is accounted for, and that the bad ones are within what the call puts up with.
 
     Raises:
-        DataError: if there are more bad rows.
+        DataError: if there are more bad rows, or nothing else.
         JobFailedError: if a row is missing.
     """
     counts = sum((row.counts for row in manifest), RowCounts())
@@ -83,6 +83,9 @@ def judge(job: Job, manifest: list[ManifestRow], shown: Sequence[str]) -> None:
         raise JobFailedError(f"{odd[0]}: not every input row is in the part, in quarantine or filtered ({counts})")
     tally = bad_row_tally(job)
     tally.add(counts.rows_quarantined, shown)
+    if counts.rows_quarantined > 1 and not counts.rows:
+        first = f"; {shown[0]}" if shown else f"; see {tally.folder}"
+        raise DataError(f"not one of {counts.rows_quarantined} rows could be scored, whatever the budget{first}")
     num_tried = counts.rows + counts.rows_quarantined
     tally.budget.check_share(counts.rows_quarantined, num_tried, tally.shown, tally.folder)
 

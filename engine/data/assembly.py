@@ -67,4 +67,3 @@ def assemble(
     if len(schema) > len(columns):
         columns += [pa.repeat(pa.scalar(read.relative_path), len(rows)), pa.array(numbers)]
     return pa.Table.from_arrays(columns, schema=schema)
-

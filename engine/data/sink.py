@@ -67,7 +67,7 @@ def choose_encoding(schema: pa.Schema, fetched: Collection[str]) -> Encoding:
     for field in schema:
         sink = io.BytesIO()
         try:
-            pq.write_table(pa.schema([field]).empty_table(), sink)
+            pq.write_table(pa.Table.from_batches([], pa.schema([field])), sink)
         except pa.ArrowException as error:
             raise SchemaError(f"column {field.name!r} ({field.type}): Parquet holds no such column: {error}") from error
         columns = pq.ParquetFile(sink).schema

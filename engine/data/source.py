@@ -204,7 +204,7 @@ def read_slices(piece: Piece, selection: Selection, batch_rows: int) -> Iterator
         read = [group for group in mine if _can_match(file.metadata, group, selection)]
         num_pruned = _count_rows(mine, stop_row) - _count_rows(read, stop_row)
         if num_pruned:
-            nothing = selection.schema.empty_table()
+            nothing = pa.Table.from_batches([], selection.schema)  # pyarrow 26's `empty_table` lacks permuted tensors
             yield Slice(nothing, piece.path, piece.relative_path, np.empty(0, np.int64), num_pruned)
         for part in cut_slices(read, batch_rows):
             start_row = part.start_row
@@ -253,10 +253,18 @@ def _read(file: pq.ParquetFile, path: str, part: SlicePlan, schema: pa.Schema) -
     columns = [name for name, _ in leaf_names(schema)]
     with reading(path):
         if part.rows_per_read == part.num_rows:
-            yield absorb(file.read_row_groups(list(part.row_groups), columns=columns, use_threads=False), schema)
+            table = file.read_row_groups(list(part.row_groups), columns=columns, use_threads=False)
+            yield _absorb(table, path, schema)
         else:
             for batch in file.iter_batches(part.rows_per_read, list(part.row_groups), columns, use_threads=False):
-                yield absorb(pa.Table.from_batches([batch]), schema)
+                yield _absorb(pa.Table.from_batches([batch]), path, schema)
+
+
+def _absorb(table: pa.Table, path: str, schema: pa.Schema) -> pa.Table:
+    try:
+        return absorb(table, schema)
+    except DataError as error:
+        raise DataError(f"{path}: {error.message}") from error
 
 
 def _check_unchanged(piece: Piece) -> None:

@@ -147,6 +147,9 @@ class translated:
         if isinstance(error, errors.OpError):
             fallback = f"TensorFlow cannot run this graph: {type(error).__name__}: {one_line(error.message)}"
             raise GraphError(self._where + (explain(error.message) or fallback)) from error
+        if isinstance(error, UnicodeDecodeError):  # TensorFlow 2.21 quotes the bytes that it refuses, as they are
+            said = error.object.decode(errors="replace")
+            raise DataError(f"the graph refuses these values: {one_line(said)}", "InvalidArgument") from error
         if isinstance(error, (ValueError, TypeError, KeyError)):
             message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
             fallback = f"TensorFlow cannot load or feed this graph: {one_line(message)}"

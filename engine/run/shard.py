@@ -6,6 +6,7 @@ scores; the session is shared. Start at `Scorer`.
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,8 @@ from engine.run.spec import ScoringSpec, ShardResult
 
 # Rows of a graph that takes one at a time are joined again to so many before they become columns.
 JOINED_ROWS = 4096
+# One row at fault says nothing of the others.
+MIN_ALIKE = 2
 
 
 @dataclass(slots=True)
@@ -194,16 +197,19 @@ class Scorer:
         return join_rows(scored, JOINED_ROWS if is_unbatched else step)
 
     def _check_hope(self, kind: type[Mistake], bad: Sequence[BadRow], read: Slice) -> None:
-        """End the job where no row was ever scored and all that were tried are at fault alike.
+        """End the job where no row was ever scored, and most that were tried are at fault for one reason.
 
         Raises:
-            Mistake: of `kind`, with the first row's message.
+            Mistake: of `kind`, with the message of the first row of that reason.
         """
-        if not self._is_proven and len(bad) > 1 and len({each.reason for each in bad}) == 1:
-            where = f"{read.path}, row {read.rows[bad[0].row_index]}"
+        if self._is_proven or len(bad) < MIN_ALIKE:
+            return
+        ((reason, count),) = Counter(each.reason for each in bad).most_common(1)
+        if count >= MIN_ALIKE and count > len(bad) / 2:
+            first = next(each for each in bad if each.reason == reason)
             raise kind(
-                f"all of the first {len(bad)} rows are at fault alike, which is no matter of single rows but of the "
-                f"model or of what it is fed; {where}: {bad[0].message}"
+                f"all of the first {len(bad)} rows are at fault ({reason}), which is no matter of single rows but "
+                f"of the model or of what it is fed; {read.path}, row {read.rows[first.row_index]}: {first.message}"
             )
 
 

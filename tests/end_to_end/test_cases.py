@@ -20,12 +20,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.tf, pytest.mark.usefixtures("local_ra
 CASES = Path(__file__).resolve().parents[2].parent / "shared" / "cases"
 INDEX = json.loads((CASES / "index.json").read_text()) if (CASES / "index.json").exists() else []
 BY_NAME = {case["case"]: case for case in INDEX}
-# Graphs of one row a run, or whose output is no row a row: rows of Parquet cannot be given to them as they are.
-NO_ROWS = {"made_jpeg_bytes": "no batch axis", "dl4j_awkward_conv_4": "the graph may want batches of one size"}
+# A graph whose output is no row a row: rows of Parquet cannot be given to it as they are.
+NO_ROWS = {"dl4j_awkward_conv_4": "the graph may want batches of one size"}
+# Graphs of one row a run.
+UNBATCHED = ("made_jpeg_bytes", "made_jpeg_bytes_broken")
 # What a job is told of models that cannot be scored with, and of calls that leave something out.
 REFUSED = {
     "tf2onnx_gru_keep_prob_unfed": r"needs keep_prob:0 .*--set keep_prob:0=VALUE",
-    "made_jpeg_bytes_broken": "no batch axis",
+    "made_jpeg_bytes_broken": r"first 2 rows are at fault .*a\.parquet, row 0: .*jpeg::Uncompress failed",
     "corrupt_truncated_at_node_boundary": "no tensor output:0.*cut short",
     "corrupt_truncated_mid_field": "cut short",
     "corrupt_empty_file": "an empty file",
@@ -93,7 +95,8 @@ def assert_as_expected(case: dict[str, Any], scored: pa.Table, expected: dict[st
 def test_a_case_with_rows_gives_its_values(name: str, tmp_path: Path) -> None:
     case = BY_NAME[name]
     expected = arrays(case, "expected")
-    scored = run(str(CASES / name / "model.pb"), arrays(case, "inputs"), list(expected), tmp_path)
+    model = str(CASES / name / "model.pb")
+    scored = run(model, arrays(case, "inputs"), list(expected), tmp_path, unbatched=name in UNBATCHED)
     assert_as_expected(case, scored, expected)
 
 
@@ -105,8 +108,17 @@ def test_a_case_that_cannot_be_scored_names_the_cause(name: str, tmp_path: Path)
         constants = [node for node in read_graph(str(CASES / name / "model.pb")).graph_def.node if node.op == "Const"]
         inputs = {f"{constants[0].name}:0": np.zeros(2, np.float32)}
     fetches = [each["name"] for each in case["outputs"]] or ["output:0"]
+    if name in UNBATCHED:  # one row may be bad by itself; two in one file show that the graph takes none
+        inputs = {key: np.repeat(array, 4) for key, array in inputs.items()}
     with pytest.raises((Mistake, EngineError), match=REFUSED[name]):
-        run(str(CASES / name / "model.pb"), inputs, fetches, tmp_path)
+        run(str(CASES / name / "model.pb"), inputs, fetches, tmp_path, unbatched=name in UNBATCHED)
+
+
+@pytest.mark.skipif(not INDEX, reason="the cases are not beside this checkout")
+def test_one_row_a_run_has_to_be_asked_for(tmp_path: Path) -> None:
+    inputs = arrays(BY_NAME["made_jpeg_bytes"], "inputs")
+    with pytest.raises(Mistake, match=r"no batch axis .*--unbatched if the graph takes one row at a time"):
+        run(str(CASES / "made_jpeg_bytes" / "model.pb"), inputs, ["mean_rgb:0"], tmp_path)
 
 
 def test_no_case_was_forgotten() -> None:
