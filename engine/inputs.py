@@ -4,14 +4,22 @@ Knows the listing and the first footer, and the model's ports; reads no row. Sta
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.config import JobConfig
 from engine.data.assembly import PROVENANCE
-from engine.data.columns import ColumnPath, FeedSource, InputSchema, resolve_column, resolve_feed, select_columns
+from engine.data.columns import (
+    ColumnPath,
+    FeedSource,
+    InputSchema,
+    relax,
+    resolve_column,
+    resolve_feed,
+    select_columns,
+)
 from engine.data.conditions import BoundCondition, bind_condition, parse_condition
 from engine.data.fills import match_fills
 from engine.data.listing import InputFile, partition_values
@@ -78,7 +86,7 @@ def choose_inputs(
     for condition in conditions:
         if condition.column not in first.partitions:
             path = resolve_column(first, condition.column, "--where")
-            filters.append((path, bind_condition(condition, path.type)))
+            filters.append((path, bind_condition(condition, relax(path.type))))
     read = [*fed, *keep, *(path for path, _ in filters)]
     partitions = tuple(dict.fromkeys(str(path) for path in read if str(path) in first.partitions))
     columns = select_columns(first.schema, [path for path in read if str(path) not in first.partitions])
@@ -88,7 +96,7 @@ def choose_inputs(
         first=first,
         metadata=metadata,
         sources=sources,
-        keep=keep,
+        keep=tuple(replace(path, type=relax(path.type)) for path in keep),
         fills=match_fills(config.fill, list(sources.values())),
         selection=Selection(columns, partitions, tuple(filters)),
     )

@@ -123,3 +123,16 @@ def test_a_partition_column_can_be_fed(settings: dict[str, Any], tmp_path: Path)
     job = job_of(settings, model=model, feed="inputs=country")
     assert job.inputs.selection.partitions == ("country",)
     assert "country" not in job.inputs.selection.columns.names
+
+
+def test_kept_columns_have_the_types_that_they_are_read_as(settings: dict[str, Any], tmp_path: Path) -> None:
+    table = {
+        "inputs": [0.5],
+        "category": pa.array(["a"]).cast(pa.dictionary(pa.int8(), pa.string())),
+        "view": pa.array(["a"], pa.string_view()),
+    }
+    pq.write_table(pa.table(table), tmp_path / "odd.parquet")
+    job = job_of(settings, input=str(tmp_path / "odd.parquet"), where=["view = a"])
+    kinds = {str(path): path.type for path in job.inputs.keep}
+    assert kinds == {"category": pa.dictionary(pa.int32(), pa.string()), "view": pa.large_string()}
+    assert all(job.inputs.selection.columns.field(name).type == kind for name, kind in kinds.items())

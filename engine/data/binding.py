@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from engine.data.columns import ColumnPath, FeedSource
 from engine.data.fills import read_fill
-from engine.errors import SchemaError
+from engine.errors import ConfigError, SchemaError
 from engine.model.tensor import Shape, TensorSpec, numpy_dtype, shape_text
 
 Extents = tuple[int | None, ...]
@@ -75,9 +75,10 @@ class FeedBinding:
         return not is_bits and np.dtype(leaf.to_pandas_dtype()) == numpy_dtype(str(self.tensor.dtype))
 
     def can_vary(self) -> bool:
-        """Whether the graph may give rows of other shapes from batch to batch: fed lists of any length, or strings."""
-        extents, _ = peel_type(self.source.columns[0].type)
-        return self.tensor.dtype == "string" or (None in extents and self.has_open_shape)
+        """Whether the graph may give rows of other shapes from batch to batch: fed strings, or lists of any length."""
+        extents, leaf = peel_type(self.source.columns[0].type)
+        is_ragged = None in extents or (is_raw(leaf, self.tensor.dtype) and not pa.types.is_fixed_size_binary(leaf))
+        return self.tensor.dtype == "string" or (is_ragged and self.has_open_shape)
 
 
 def bind_feed(
@@ -100,17 +101,26 @@ def bind_feed(
             "or --unbatched if the graph takes one row at a time"
         )
     for column in source.columns:
-        if source.is_stacked and peel_type(column.type)[0]:
+        extents, leaf = peel_type(column.type)
+        if source.is_stacked and (extents or is_raw(leaf, tensor.dtype)):
             raise SchemaError(f"column {str(column)!r} ({column.type}) cannot be stacked: expected one scalar a row")
         if tensor.dtype is not None:
-            _check_dtype(column, peel_type(column.type)[1], tensor)
-    values = tuple(
-        None if fills is None or str(c) not in fills else read_fill(fills[str(c)], c, peel_type(c.type)[1], tensor)
-        for c in source.columns
-    )
+            _check_dtype(column, leaf, tensor)
+    values = tuple(_fill_of(column, tensor, fills or {}) for column in source.columns)
     binding = FeedBinding(source, tensor, is_unbatched, values)
     _check_count(binding)
     return binding
+
+
+def _fill_of(column: ColumnPath, tensor: TensorSpec, fills: Mapping[str, str]) -> pa.Scalar | None:
+    if str(column) not in fills:
+        return None
+    try:
+        return read_fill(fills[str(column)], column, peel_type(column.type)[1], tensor)
+    except ConfigError:
+        if tensor.dtype is None:  # what the value has to be is known once the graph is loaded
+            return None
+        raise
 
 
 def _check_count(binding: FeedBinding) -> None:

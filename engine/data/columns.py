@@ -91,6 +91,8 @@ def resolve_feed(columns: InputSchema, text: str) -> FeedSource:
     if whole is not None:
         return FeedSource(text, (whole,), is_stacked=False)
     words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise SchemaError(f"{flag}: {text!r} names no column; {columns.path} has {', '.join(columns.schema.names)}")
     paths: list[ColumnPath] = []
     for word in words:
         if _is_glob(word) and _find(columns, word) is None:
@@ -127,7 +129,10 @@ def _find(columns: InputSchema, text: str) -> ColumnPath | None:
         )
     if text in schema.names:
         return ColumnPath((text,), schema.field(text).type)
-    return next((path for path in _paths(schema) if str(path) == text), None)
+    found = [path for path in _paths(schema) if str(path) == text]
+    if len(found) > 1:
+        raise SchemaError(f"{columns.path} has {len(found)} fields called {text!r}; rename them upstream")
+    return found[0] if found else None
 
 
 def _paths(schema: Iterable[pa.Field]) -> Iterator[ColumnPath]:
@@ -150,26 +155,30 @@ def select_columns(schema: pa.Schema, paths: Sequence[ColumnPath]) -> pa.Schema:
 
 def _prune(field: pa.Field, below: list[tuple[str, ...]]) -> pa.Field:
     if () in below or not pa.types.is_struct(field.type):
-        return pa.field(field.name, _relax(field.type))
+        return pa.field(field.name, relax(field.type))
     kept = [child for child in field.type.fields if any(names[0] == child.name for names in below)]
     children = [_prune(child, [names[1:] for names in below if names[0] == child.name]) for child in kept]
     return pa.field(field.name, pa.struct(children))
 
 
-def _relax(kind: pa.DataType) -> pa.DataType:
-    """Return the type with room for what later files may hold: nulls at every depth, and more dictionary values.
+def relax(kind: pa.DataType) -> pa.DataType:
+    """Return the type that a column is read as: with room for what later files may hold, and what Arrow can work with.
 
-    Views become large types: pyarrow 26 cannot select rows of views.
+    There may be nulls at every depth, and more values in a dictionary. Views become large types and list views lists:
+    pyarrow 26 cannot select rows of the former, nor write slices of the latter.
     """
     if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
         return pa.large_string() if pa.types.is_string_view(kind) else pa.large_binary()
     if pa.types.is_struct(kind):
-        return pa.struct([pa.field(child.name, _relax(child.type)) for child in kind.fields])
+        return pa.struct([pa.field(child.name, relax(child.type)) for child in kind.fields])
     if pa.types.is_fixed_size_list(kind):
-        return pa.list_(pa.field(kind.value_field.name, _relax(kind.value_type)), kind.list_size)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        make = pa.large_list if pa.types.is_large_list(kind) else pa.list_
-        return make(pa.field(kind.value_field.name, _relax(kind.value_type)))
+        return pa.list_(pa.field(kind.value_field.name, relax(kind.value_type)), kind.list_size)
+    if pa.types.is_map(kind):
+        return pa.map_(relax(kind.key_type), relax(kind.item_type), kind.keys_sorted)
+    is_large = pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind)
+    if is_large or pa.types.is_list(kind) or pa.types.is_list_view(kind):
+        make = pa.large_list if is_large else pa.list_
+        return make(pa.field(kind.value_field.name, relax(kind.value_type)))
     if pa.types.is_dictionary(kind):  # pandas writes int8 indices, which another file's categories may pass
         return pa.dictionary(pa.int32(), kind.value_type, kind.ordered)
     return kind

@@ -86,15 +86,15 @@ def _fill_rows(feed: FeedBinding, array: pa.Array, fill: pa.Scalar) -> pa.Array:
         row = np.full([n for n in shape if n is not None], fill.as_py(), dtype).tobytes()
         return array.fill_null(pa.scalar(row, array.type))
     extents, leaf = peel_type(array.type)
-    if not extents or not is_known or shape is None:
-        return array  # a leaf is filled once it is flat
-    known = [n for n in shape if n is not None]
+    known = [n for n in shape or () if n is not None]
+    if not is_known or len(extents) not in (1, len(known)) or is_raw(leaf, feed.tensor.dtype):
+        return array  # a leaf is filled once it is flat; lists nested otherwise than the tensor stay null
     row = np.full([math.prod(known)] if len(extents) == 1 else known, fill.as_py(), object).tolist()
-    if leaf != fill.type and pa.types.is_primitive(leaf):  # a fraction among integers
+    if leaf != fill.type:  # a fraction among integers; text longer than a leaf of fixed size
         array = array.cast(retype_leaves(array.type, fill.type), safe=False)
     try:
         return array.fill_null(pa.scalar(row, array.type))
-    except (pa.ArrowException, TypeError, ValueError):  # lists nested otherwise than the tensor: the row stays bad
+    except (pa.ArrowException, TypeError, ValueError):  # fixed-size lists of other extents than the tensor's
         return array
 
 

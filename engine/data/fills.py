@@ -5,6 +5,7 @@ Pure. Start at `match_fills` and `read_fill`.
 
 import fnmatch
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,7 +34,7 @@ def match_fills(fills: Mapping[str, str], sources: Sequence[FeedSource]) -> dict
 
 
 def read_fill(value: str, column: ColumnPath, leaf: pa.DataType, tensor: TensorSpec) -> pa.Scalar:
-    """Return VALUE as a scalar of the leaves' type, float64 where that alone can hold it, or of a raw tensor's bytes.
+    """Return VALUE as a scalar of the leaves' type, float64 where that alone can hold it, or a raw tensor's number.
 
     Raises:
         ConfigError: if it is no value of that type.
@@ -43,17 +44,27 @@ def read_fill(value: str, column: ColumnPath, leaf: pa.DataType, tensor: TensorS
         return pa.scalar(_text(value).encode())
     if not is_bytes and not pa.types.is_primitive(leaf):
         return pa.scalar(_text(value))
-    kind = pa.from_numpy_dtype(numpy_dtype(str(tensor.dtype))) if is_bytes else leaf
-    number = _number(value)
-    for each in (kind, pa.float64()):
-        if each == kind or (tensor.dtype not in (None, "bool") and not pa.types.is_integer(_arrow(tensor))):
-            try:
-                scalar = pa.scalar(number, each)
-                if not pa.types.is_integer(each) or scalar.as_py() == number:  # pyarrow makes 0 of 0.5
-                    return scalar
-            except (pa.ArrowException, TypeError, ValueError, OverflowError):
-                continue
+    kind, number = _arrow(tensor) if is_bytes else leaf, _number(value)
+    takes_fractions = pa.types.is_floating(_arrow(tensor))
+    for each in (kind, pa.float64()) if takes_fractions else (kind,):
+        scalar = _scalar(number, each)
+        if scalar is not None:
+            return scalar
     raise ConfigError(f"--fill {column}={value}: expected a value of {kind}, found {value!r}")
+
+
+def _scalar(number: Any, kind: pa.DataType) -> pa.Scalar | None:
+    """Return the number as a scalar; None where the type cannot hold it (pyarrow 26 makes 0 of 0.5 and Inf of 1e10)."""
+    if number is None or isinstance(number, bool) != pa.types.is_boolean(kind):
+        return None
+    try:
+        scalar = pa.scalar(number, kind)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return None
+    found = scalar.as_py()
+    if pa.types.is_floating(kind):
+        return scalar if not math.isinf(found) or math.isinf(number) else None
+    return scalar if found == number else None
 
 
 BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)

@@ -66,6 +66,8 @@ def _plain_tensor(array: pa.FixedShapeTensorArray) -> pa.Array:
         positions = np.arange(len(values)).reshape(len(storage), *shape)
         values = values.take(pa.array(positions.transpose(0, *(axis + 1 for axis in order)).reshape(-1)))
     logical = [shape[axis] for axis in order]
+    if not logical:
+        return pc.list_element(storage, 0)
     for extent in reversed(logical[1:]):
         values = pa.FixedSizeListArray.from_arrays(values, extent)
     mask = storage.is_null() if storage.null_count else None
@@ -110,7 +112,7 @@ def measure_layout(feed: FeedBinding, name: str, array: pa.Array, faults: Faults
         name: the column, for messages.
         array: the column as `plain` gives it.
         faults: takes the bad rows.
-        is_filled: whether null leaves have a value that stands in for them.
+        is_filled: whether null leaves have a value that stands in for them; raw bytes have it put in already.
     """
     owners, level, levels = _Owners(len(array)), plain(array), list[Array | int]()
     while is_list(level):
@@ -128,9 +130,10 @@ def measure_layout(feed: FeedBinding, name: str, array: pa.Array, faults: Faults
             levels.append(level.type.list_size if is_fixed else extents)
             owners.descend(lengths)
         level = plain(level.flatten())
-    if not is_filled:
+    is_bytes = is_raw(level.type, feed.tensor.dtype)
+    if is_bytes or not is_filled:
         _note_nulls(feed, name, level, owners, faults)
-    if is_raw(level.type, feed.tensor.dtype):
+    if is_bytes:
         levels.append(_measure_raw(feed, name, level, owners, faults))
     if all(isinstance(each, int) for each in levels):
         return Layout(tuple(each for each in levels if isinstance(each, int)), None)

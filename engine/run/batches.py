@@ -93,11 +93,13 @@ def _score_range(
 def join_rows(scored: Sequence[ScoredRows], max_rows: int) -> Iterator[ScoredRows]:
     """Put neighbours of one shape together, up to `max_rows`; what is that large already is passed on as it is."""
     pending: list[ScoredRows] = []
+    num_pending = 0
     for each in scored:
-        if pending and (_shape(each) != _shape(pending[0]) or sum(len(p.rows) for p in pending) >= max_rows):
+        if pending and (num_pending + len(each.rows) > max_rows or _shape(each) != _shape(pending[0])):
             yield _concatenate(pending)
-            pending = []
+            pending, num_pending = [], 0
         pending.append(each)
+        num_pending += len(each.rows)
     if pending:
         yield _concatenate(pending)
 

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reading import as_read
 
 from engine.data.assembly import ScoredRows, assemble, output_schema
 from engine.data.columns import ColumnPath, InputSchema, resolve_column
@@ -242,7 +243,8 @@ KEPT = {
 @pytest.mark.parametrize("parts", [[[0], [1], [2]], [[0, 2]], [[2], [0]]], ids=str)
 def test_every_kind_of_column_can_be_kept(name: str, is_chunked: bool, parts: list[list[int]]) -> None:
     column = KEPT[name]
-    table = pa.table({"kept": pa.chunked_array([column.slice(0, 1), column.slice(1)]) if is_chunked else column})
+    chunks = pa.chunked_array([column.slice(0, 1), column.slice(1)])
+    table = as_read(pa.table({"kept": chunks if is_chunked else column}))
     batches = [scored(rows, np.array(rows)) for rows in parts]
     made = put_together(table, ["kept"], [output("int64", (None,))], batches)
     order = sorted(row for rows in parts for row in rows)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from reading import as_read
 
 from engine.data.binding import FeedBinding, bind_feed
 from engine.data.columns import InputSchema, resolve_feed
@@ -20,7 +21,7 @@ Column = pa.Array | pa.ChunkedArray
 
 def convert_table(table: pa.Table, text: str, dtype: str, shape: Shape) -> tuple[list[FedRows], Faults]:
     source = resolve_feed(InputSchema("in.parquet", table.schema, ()), text)
-    return convert_rows([bind_feed(source, TensorSpec("inputs:0", dtype, shape))], table)
+    return convert_rows([bind_feed(source, TensorSpec("inputs:0", dtype, shape))], as_read(table))
 
 
 def convert(column: Column, dtype: str, shape: Shape) -> tuple[list[FedRows], Faults]:
@@ -399,7 +400,7 @@ def test_the_groups_of_several_feeds_have_one_shape_in_each() -> None:
     feeds = [
         bind_feed(resolve_feed(columns, name), TensorSpec(f"{name}:0", "int64", (None, None))) for name in ("a", "b")
     ]
-    groups, faults = convert_rows(feeds, table)
+    groups, faults = convert_rows(feeds, as_read(table))
     assert not len(faults)
     assert {tuple(fed.rows.tolist()) for fed in groups} == {(0,), (1, 3), (2,)}
     for fed in groups:
@@ -423,7 +424,7 @@ def test_an_unbatched_graph_is_fed_rows_of_its_whole_shape() -> None:
     table = pa.table({"pixels": pa.array([[1.0, 2.0], [3.0], [4.0, 5.0]])})
     source = resolve_feed(InputSchema("in.parquet", table.schema, ()), "pixels")
     binding = bind_feed(source, TensorSpec("inputs:0", "float64", (2,)), is_unbatched=True)
-    groups, faults = convert_rows([binding], table)
+    groups, faults = convert_rows([binding], as_read(table))
     assert groups[0].arrays[0].tolist() == [[1.0, 2.0], [4.0, 5.0]]
     assert reasons(faults) == {1: Reason.WRONG_LENGTH}
 

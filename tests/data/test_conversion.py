@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reading import as_read
 
 from engine.data.assembly import ScoredRows, assemble, output_schema
 from engine.data.binding import FeedBinding, bind_feed
@@ -38,7 +39,7 @@ def convert_table(
     table: pa.Table, text: str, dtype: str, shape: Shape, fills: dict[str, str] | None = None
 ) -> tuple[list[FedRows], Faults]:
     source = resolve_feed(InputSchema("in.parquet", table.schema, ()), text)
-    return convert_rows([bind_feed(source, TensorSpec("inputs:0", dtype, shape), fills)], table)
+    return convert_rows([bind_feed(source, TensorSpec("inputs:0", dtype, shape), fills)], as_read(table))
 
 
 def convert(column: Column, dtype: str, shape: Shape, fill: str | None = None) -> tuple[list[FedRows], Faults]:
@@ -671,7 +672,7 @@ def test_a_slice_is_scored_as_a_loop_over_its_rows_would(family: str, data: st.D
             good[i] = b"; ".join(digest(each) for each in made)
             sizes[i] = made[0].size
 
-    groups, faults = convert_rows(bindings, table)
+    groups, faults = convert_rows(bindings, as_read(table))
     scored: list[ScoredRows] = []
     for fed in groups:
         assert fed.rows.tolist() == sorted(fed.rows.tolist())
