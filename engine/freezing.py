@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from engine.data.binding import bind_feed
 from engine.data.columns import FeedSource, InputSchema, leaf_names, resolve_feed, select_columns
-from engine.data.conversion import convert_rows
+from engine.data.feeding.conversion import convert_rows
 from engine.data.sink import write_whole
 from engine.data.source import open_parquet
 from engine.errors import ConfigError, DataError, GraphError, SchemaError, StorageError

@@ -20,8 +20,8 @@ from engine.data.columns import (
     resolve_feed,
     select_columns,
 )
-from engine.data.conditions import BoundCondition, bind_condition, parse_condition
-from engine.data.fills import match_fills
+from engine.data.feeding.fills import match_fills
+from engine.data.filtering.conditions import BoundCondition, bind_condition, parse_condition
 from engine.data.listing import InputFile, partition_values
 from engine.data.output import check_output_names
 from engine.data.source import Selection, open_parquet

@@ -1,6 +1,6 @@
 """Binds columns to feeds: which columns can fill which tensor, told from schema and graph before a row is read.
 
-Pure. What then happens to the values is in `engine.data.conversion`, the way back from fetches to columns in
+Pure. What then happens to the values is in `engine.data.feeding.conversion`, the way back from fetches to columns in
 `engine.data.output`. Start at `bind_feed`.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from engine.data.columns import ColumnPath, FeedSource
-from engine.data.fills import read_fill
+from engine.data.feeding.fills import read_fill
 from engine.errors import ConfigError, SchemaError
 from engine.model.tensor import Shape, TensorSpec, numpy_dtype, shape_text
 

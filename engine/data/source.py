@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 
 from engine.data.arrow_errors import reading
 from engine.data.columns import ColumnPath, leaf_names
-from engine.data.conditions import BoundCondition
 from engine.data.drift import absorb, find_drift
 from engine.data.faults import Array
+from engine.data.filtering.conditions import BoundCondition
 from engine.data.listing import Piece, partition_values
 from engine.errors import DataError
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from engine.data.assembly import ScoredRows
 from engine.data.binding import FeedBinding
-from engine.data.conversion import FedRows
 from engine.data.faults import Array, Faults
+from engine.data.feeding.conversion import FedRows
 from engine.data.output import check_batch_axis
 from engine.errors import DataError
 from engine.model.session import ModelSession

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from engine.data.assembly import ScoredRows
 from engine.data.binding import FeedBinding
-from engine.data.conversion import FedRows, convert_rows
 from engine.data.faults import Faults
+from engine.data.feeding.conversion import FedRows, convert_rows
 from engine.data.output import observe_shape
 from engine.data.source import read_slices
 from engine.errors import GraphError

@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from engine.data.assembly import ScoredRows, assemble, output_schema
 from engine.data.binding import bind_feed
-from engine.data.conversion import FedRows, convert_rows
 from engine.data.faults import BadRow, Faults
+from engine.data.feeding.conversion import FedRows, convert_rows
 from engine.data.ledger import read_plan_id
 from engine.data.manifest import PartFacts, RowCounts, read_part_facts
 from engine.data.output import bind_output

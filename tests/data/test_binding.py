@@ -11,8 +11,8 @@ from reading import as_read
 
 from engine.data.binding import FeedBinding, bind_feed
 from engine.data.columns import InputSchema, resolve_feed
-from engine.data.conversion import FedRows, convert_rows
 from engine.data.faults import Faults, Reason
+from engine.data.feeding.conversion import FedRows, convert_rows
 from engine.errors import DataError, SchemaError
 from engine.model.tensor import Shape, TensorSpec, numpy_dtype
 

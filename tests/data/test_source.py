@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import engine.data.source
 from engine.data.columns import ColumnPath, InputSchema, resolve_column
-from engine.data.conditions import bind_condition, parse_condition
+from engine.data.filtering.conditions import bind_condition, parse_condition
 from engine.data.listing import Piece
 from engine.data.source import (
     RowGroup,

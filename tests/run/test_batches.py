@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from engine.data.assembly import ScoredRows
 from engine.data.binding import FeedBinding, bind_feed
 from engine.data.columns import InputSchema, resolve_feed
-from engine.data.conversion import FedRows
 from engine.data.faults import Faults
+from engine.data.feeding.conversion import FedRows
 from engine.errors import DataError, GraphError
 from engine.model.session import ModelSession, load_session
 from engine.model.tensor import TensorSpec

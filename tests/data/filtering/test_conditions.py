@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.data.condition_parsing import Word
-from engine.data.conditions import BoundCondition, bind_condition, parse_condition
+from engine.data.filtering.conditions import BoundCondition, bind_condition, parse_condition
+from engine.data.filtering.parsing import Word
 from engine.errors import ConfigError, PlanError
 
 # Each example writes a file and tries all operators on it.

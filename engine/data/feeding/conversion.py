@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from engine.data.binding import FeedBinding, fit_extents, is_raw, misfit_text, peel_type, retype_leaves
 from engine.data.faults import Array, Faults, Reason
-from engine.data.layout import Layout, flat_leaves, measure_layout, plain
-from engine.data.values import cast_numbers, read_raw, read_strings, stack_columns
+from engine.data.feeding.layout import Layout, flat_leaves, measure_layout, plain
+from engine.data.feeding.values import cast_numbers, read_raw, read_strings, stack_columns
 from engine.model.tensor import numpy_dtype
 
 

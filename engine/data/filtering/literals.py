@@ -2,7 +2,7 @@
 
 Pure. A word that the type cannot hold (300 in int8, 1.255 in cents, the year 9999 in nanoseconds) becomes the
 nearest value that it can, and the side on which that lies: so it compares rightly, and exactly. It reads no
-column: that is `engine.data.conditions`. Start at `read_literal`.
+column: that is `engine.data.filtering.conditions`. Start at `read_literal`.
 """
 
 from decimal import ROUND_FLOOR, Context, Decimal
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from engine.data.condition_parsing import read_number
+from engine.data.filtering.parsing import read_number
 
 # decimal256 has 76 digits, and a timestamp in nanoseconds 19; Python's default context would round at 28.
 _EXACT = Context(prec=100)

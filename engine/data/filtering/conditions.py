@@ -2,7 +2,7 @@
 
 Pure functions of Arrow values and of Parquet statistics. No file is opened here, no column looked up by name and
 no two conditions joined. Nulls as in SQL: a null row holds for `is-null` alone. NaN as in IEEE 754: it holds for
-`!=` and `not-in` alone. Start at `parse_condition` (in `engine.data.condition_parsing`), then `bind_condition`.
+`!=` and `not-in` alone. Start at `parse_condition` (in `engine.data.filtering.parsing`), then `bind_condition`.
 """
 
 import json
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.data.condition_literals import (
+from engine.data.filtering.literals import (
     Literal,
     comparable_type,
     describe_literal,
@@ -22,7 +22,7 @@ from engine.data.condition_literals import (
     read_literal,
     stored_type,
 )
-from engine.data.condition_parsing import NULL_TESTS, Condition, parse_condition, read_number
+from engine.data.filtering.parsing import NULL_TESTS, Condition, parse_condition, read_number
 from engine.errors import ConfigError, PlanError
 
 __all__ = ["BoundCondition", "Condition", "bind_condition", "parse_condition"]

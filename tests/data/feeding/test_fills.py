@@ -5,7 +5,7 @@ import pytest
 
 from engine.data.binding import bind_feed
 from engine.data.columns import InputSchema, resolve_feed
-from engine.data.fills import match_fills
+from engine.data.feeding.fills import match_fills
 from engine.errors import ConfigError
 from engine.model.tensor import TensorSpec
 

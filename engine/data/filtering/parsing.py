@@ -1,7 +1,7 @@
 """Reads the text of `--where 'COLUMN OP VALUE'`: which column, which operator, which words.
 
-Pure. It knows no column and no type: `engine.data.conditions` gives the words theirs. One text is one condition;
-there is no `and`, no `or` and no function. Start at `parse_condition`.
+Pure. It knows no column and no type: `conditions.py` beside it gives the words theirs. One text is one condition; there
+is no `and`, no `or` and no function. Start at `parse_condition`.
 """
 
 import json

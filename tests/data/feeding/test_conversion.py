@@ -22,11 +22,11 @@ from reading import as_read
 from engine.data.assembly import ScoredRows, assemble, output_schema
 from engine.data.binding import FeedBinding, bind_feed
 from engine.data.columns import InputSchema, resolve_column, resolve_feed
-from engine.data.conversion import FedRows, convert_rows
 from engine.data.faults import Faults, Reason
+from engine.data.feeding.conversion import FedRows, convert_rows
+from engine.data.feeding.values import aligned_empty
 from engine.data.output import bind_output
 from engine.data.source import Slice
-from engine.data.values import aligned_empty
 from engine.errors import DataError, SchemaError
 from engine.model.tensor import Shape, TensorSpec, numpy_dtype
 from engine.run.batches import score_batch
@@ -544,6 +544,8 @@ def filled(feed: DrawnFeed, column: DrawnColumn, value: Any) -> Any:
         if feed.row_shape is None or None in feed.row_shape:
             return None
         shape = [n or 0 for n in feed.row_shape]
+        if len(column.levels) not in (1, len(shape)):
+            return None
         if len(column.levels) == 1:
             shape = [math.prod(shape)]
         row = np.full(shape, fill, object).tolist()

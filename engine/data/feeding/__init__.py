@@ -1,0 +1,1 @@
+"""The values of bound columns as the arrays that a session takes."""

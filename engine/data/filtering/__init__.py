@@ -1,0 +1,1 @@
+"""Rows left out by conditions on their columns and folders."""
