@@ -4,6 +4,7 @@ The only room beside `checkpoint.py` that imports TensorFlow, and it does so whe
 knows nothing of columns, files or Ray. Start at `load_session`.
 """
 
+import contextlib
 import os
 import sys
 import threading
@@ -82,12 +83,21 @@ class BusyClock:
 class ModelSession:
     """One graph, imported once, in one session; safe to call from several threads."""
 
-    def __init__(self, tf: Any, session: Any, feeds: Mapping[str, Any], fetches: Sequence[Any], constants: Any) -> None:
+    def __init__(
+        self,
+        tf: Any,
+        session: Any,
+        feeds: Mapping[str, Any],
+        fetches: Sequence[Any],
+        constants: Mapping[Any, Array | None],
+        is_inline: bool,
+    ) -> None:
         """Keep the session; use `load_session` to make one."""
         self._tf = tf
         self._session = session
         self._translated = translated(tf)
-        self._call = _make_call(session, [*feeds.values(), *constants], fetches)
+        self._turn: contextlib.AbstractContextManager[Any] = threading.Lock() if is_inline else contextlib.nullcontext()
+        self._call = _make_call(session, [*feeds.values(), *constants], fetches, is_inline)
         self._constants = list(constants.values())
         self._lock = threading.Lock()
         self.inputs = tuple(tensor_spec(name, tensor) for name, tensor in feeds.items())
@@ -130,7 +140,7 @@ class ModelSession:
         if can_halve and self.max_rows is not None and num_rows > self.max_rows:
             return self._run_halves(batch, num_rows)
         try:
-            with self._translated, self._busy:
+            with self._turn, self._translated, self._busy:
                 values = self._call(*(batch[tensor.name] for tensor in self.inputs), *self._constants)
                 return [np.asarray(value) for value in values]
         except self._tf.errors.ResourceExhaustedError as error:
@@ -155,11 +165,13 @@ class ModelSession:
         self._session.close()
 
 
-def _make_call(session: Any, feeds: Sequence[Any], fetches: Sequence[Any]) -> Callable[..., list[Any]]:
+def _make_call(session: Any, feeds: Sequence[Any], fetches: Sequence[Any], is_inline: bool) -> Callable[..., list[Any]]:
     """Return a function from an array for each feed, in order, to the fetches' values.
 
     `Session.run` costs 86 us of Python a call, a callable made once 22 us; it is not public, so it may go one day.
-    Making it prunes and optimises the graph, which the first `run` would do otherwise.
+    Making it prunes and optimises the graph, which the first `run` would do otherwise. With `is_inline` the graph runs
+    in the thread that calls: an MLP on batches of 256 rows is scored 1.4 times as fast, and four times where calls
+    are smaller still, for nobody waits until another thread wakes up (2 cores, TensorFlow 2.21).
     """
     make = getattr(session, "_make_callable_from_options", None)
     if make is None or any(fetch is feed for fetch in fetches for feed in feeds):  # a fed tensor, fetched again
@@ -167,7 +179,10 @@ def _make_call(session: Any, feeds: Sequence[Any], fetches: Sequence[Any]) -> Ca
     from tensorflow.core.protobuf import config_pb2
 
     names = {"feed": [tensor.name for tensor in feeds], "fetch": [tensor.name for tensor in fetches]}
-    call: Callable[..., list[Any]] = make(config_pb2.CallableOptions(**names))
+    options = config_pb2.CallableOptions(**names)
+    if is_inline:
+        options.run_options.inter_op_thread_pool = -1
+    call: Callable[..., list[Any]] = make(options)
     return call
 
 
@@ -207,7 +222,8 @@ def load_session(
             session.run(graph.get_operation_by_name(split_tensor(name)[0]), values)
         graph.finalize()
         fed, fetched = {name: tensors[name] for name in feeds}, [tensors[name] for name in fetches]
-        return ModelSession(tf, session, fed, fetched, values)
+        is_inline = options.threads == 1 and not options.gpu_share
+        return ModelSession(tf, session, fed, fetched, values, is_inline)
 
 
 def _session_config(tf: Any, options: SessionOptions) -> Any:

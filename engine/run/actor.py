@@ -78,7 +78,7 @@ class ScoringActor:
         started = time.perf_counter()
         try:
             check_node(spec)
-            _size_arrow(options.threads)
+            pa.set_cpu_count(options.threads)
             # Ray has set the variable where the actor has a share; hiding the rest is the session's.
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if options.gpu_share else ""
             tensors, columns = [name for name, _ in spec.feeds], [name for name, _ in spec.fetches]
@@ -143,17 +143,6 @@ def check_node(spec: ScoringSpec) -> None:
         raise ClusterError(
             f"node {node} does not see {path} ({error.strerror}); use a path that all nodes share"
         ) from error
-
-
-def _size_arrow(threads: int) -> None:
-    """Keep Arrow's threads to the actor's share, and its memory warm.
-
-    With mimalloc (Arrow's default) pages go back to the kernel between slices and are zeroed again: 0.67M to 1.31M
-    rows/s on 2M x 64 float32, with jemalloc 1.02M to 1.35M and 90 MB less (four runs of each, taken in turn).
-    """
-    pa.set_cpu_count(threads)
-    if "jemalloc" in pa.supported_memory_backends():
-        pa.set_memory_pool(pa.jemalloc_memory_pool())
 
 
 def _unforeseen(where: str, error: Exception) -> EngineError:

@@ -14,7 +14,7 @@ from engine.data.assembly import ScoredRows
 from engine.data.binding import FeedBinding, bind_feed
 from engine.data.columns import InputSchema, resolve_feed
 from engine.data.faults import Faults
-from engine.data.feeding.conversion import FedRows
+from engine.data.feeding.conversion import FedRows, FedTensor
 from engine.errors import DataError, GraphError
 from engine.model.session import ModelSession, load_session
 from engine.model.tensor import TensorSpec
@@ -41,7 +41,7 @@ class Script:
 def rows_of(num_rows: int) -> FedRows:
     """Rows whose values are their positions here, and whose positions in the slice are others."""
     values = np.arange(num_rows)
-    return FedRows(values * 3 + 1, (values,))
+    return FedRows(values * 3 + 1, (FedTensor(values, values),))
 
 
 def score(script: Script, num_rows: int, span: range | None = None) -> tuple[list[ScoredRows], Faults]:
@@ -241,7 +241,7 @@ def test_rows_that_a_graph_refuses_stand_alone_and_the_others_are_scored(batch: 
     session = session_of([batch, 2], *checked_positive())
     values = np.arange(22, dtype=np.float32).reshape(11, 2)
     values[[0, 6], 1] = np.nan
-    fed, faults, scored = FedRows(np.arange(11), (values,)), Faults(11), list[ScoredRows]()
+    fed, faults, scored = FedRows(np.arange(11), (FedTensor(values, np.arange(11)),)), Faults(11), list[ScoredRows]()
     for start in range(0, 11, 4):
         scored += score_batch(caller(session), fed, range(start, min(start + 4, 11)), faults)
     assert faults.rows().tolist() == [0, 6]
@@ -261,7 +261,7 @@ def test_a_graph_without_a_batch_axis_takes_one_row_at_a_time(shape: list[int | 
     call = caller(session, is_unbatched=True)
     (found,) = call([rows[2:3]])
     np.testing.assert_array_equal(found, rows[2:3] * 2)
-    fed = FedRows(np.arange(5), (rows,))
+    fed = FedRows(np.arange(5), (FedTensor(rows, np.arange(5)),))
     scored = [each for i in range(5) for each in score_batch(call, fed, range(i, i + 1), Faults(5))]
     (joined,) = join_rows(scored, 4096)
     np.testing.assert_array_equal(joined.arrays[0], rows * 2)

@@ -13,9 +13,29 @@ import pyarrow as pa
 
 from engine.data.binding import FeedBinding, fit_extents, is_raw, misfit_text, peel_type, retype_leaves
 from engine.data.faults import Array, Faults, Reason
-from engine.data.feeding.layout import Layout, flat_leaves, measure_layout, plain
-from engine.data.feeding.values import cast_numbers, read_raw, read_strings, stack_columns
+from engine.data.feeding.layout import Layout, flat_leaves, lying_leaves, measure_layout, plain
+from engine.data.feeding.values import aligned_empty, cast_numbers, read_raw, read_strings, stack_columns
 from engine.model.tensor import numpy_dtype
+
+
+@dataclass(frozen=True, slots=True)
+class FedTensor:
+    """The rows of one feed."""
+
+    array: Array
+    """Rows of the tensor, others among them."""
+    index: Array
+    """For each row that is meant, its position in `array`, ascending: int64 [n]."""
+
+    def batch(self, start: int, stop: int) -> Array:
+        """Return rows `start` to `stop`, without a copy where they lie one after the other."""
+        index = self.index[start:stop]
+        if len(index) and index[-1] - index[0] == len(index) - 1:
+            return self.array[index[0] : index[-1] + 1]
+        if self.array.dtype.hasobject:
+            return self.array[index]
+        taken = aligned_empty((len(index), *self.array.shape[1:]), self.array.dtype)
+        return np.take(self.array, index, axis=0, out=taken, mode="clip")  # with `raise`, numpy would buffer it
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +44,17 @@ class FedRows:
 
     rows: Array
     """Positions in the slice, ascending: int64 [n]."""
-    arrays: tuple[Array, ...]
-    """For each feed its tensor's rows, [n, ...]."""
+    tensors: tuple[FedTensor, ...]
+    """Their tensors, one a feed."""
+
+    @property
+    def arrays(self) -> tuple[Array, ...]:
+        """All rows of every feed, [n, ...]."""
+        return tuple(tensor.batch(0, len(self.rows)) for tensor in self.tensors)
 
     def batch(self, start: int, stop: int) -> list[Array]:
-        """Return rows `start` to `stop` of every feed, without a copy."""
-        return [array[start:stop] for array in self.arrays]
+        """Return rows `start` to `stop` of every feed; what is copied is no more than these."""
+        return [tensor.batch(start, stop) for tensor in self.tensors]
 
 
 def convert_rows(feeds: Sequence[FeedBinding], table: pa.Table) -> tuple[list[FedRows], Faults]:
@@ -48,21 +73,34 @@ def convert_rows(feeds: Sequence[FeedBinding], table: pa.Table) -> tuple[list[Fe
     faults = Faults(len(table))
     columns = [_fed_columns(feed, table) for feed in feeds]
     layouts = [_measure(feed, arrays, faults) for feed, arrays in zip(feeds, columns, strict=True)]
+    # Values that lie one after the other, bad rows among them, are converted as they lie: no slice is copied for those.
+    whole = [
+        _convert(feed, arrays, layout.common, faults, is_whole=True) if _lies_whole(feed, arrays, layout) else None
+        for feed, arrays, layout in zip(feeds, columns, layouts, strict=True)
+    ]
     groups: list[FedRows] = []
     for rows in _group_rows(layouts, faults):
         late = Faults(len(rows))
-        arrays = [
-            _convert(feed, [_take(array, rows) for array in mine], layout.of_row(int(rows[0])), late)
-            for feed, mine, layout in zip(feeds, columns, layouts, strict=True)
-        ]
-        if not len(late):
-            groups.append(FedRows(rows, tuple(arrays)))
-            continue
+        tensors = []
+        for feed, arrays, layout, array in zip(feeds, columns, layouts, whole, strict=True):
+            if array is not None:
+                tensors.append(FedTensor(array, rows))
+            else:
+                taken = [_take(each, rows) for each in arrays]
+                extents = layout.of_row(int(rows[0]))
+                tensors.append(FedTensor(_convert(feed, taken, extents, late), np.arange(len(rows))))
         faults.extend(late.in_order(), rows)
-        good = late.good_rows()
-        if len(good):
-            groups.append(FedRows(rows[good], tuple(array[good] for array in arrays)))
+        good = late.good_rows() if len(late) else slice(None)
+        if len(rows[good]):
+            groups.append(FedRows(rows[good], tuple(FedTensor(each.array, each.index[good]) for each in tensors)))
     return groups, faults
+
+
+def _lies_whole(feed: FeedBinding, arrays: Sequence[pa.Array], layout: Layout) -> bool:
+    """Whether every row, be it bad, has its place among the values: all but lists and bytes of any length."""
+    leaf = peel_type(arrays[0].type)[1]
+    is_varying = is_raw(leaf, feed.tensor.dtype) and not pa.types.is_fixed_size_binary(leaf)
+    return layout.extents is None and not is_varying and fit_extents(feed.row_shape, layout.common) is not None
 
 
 def _fed_columns(feed: FeedBinding, table: pa.Table) -> list[pa.Array]:
@@ -130,10 +168,16 @@ def _take(array: pa.Array, rows: Array) -> pa.Array:
     return array if len(rows) == len(array) else array.take(pa.array(rows))
 
 
-def _convert(feed: FeedBinding, arrays: Sequence[pa.Array], extents: tuple[int, ...], faults: Faults) -> Array:
-    """Convert columns whose rows all have `extents`; values out of the tensor's range are noted as bad rows."""
+def _convert(
+    feed: FeedBinding, arrays: Sequence[pa.Array], extents: tuple[int, ...], faults: Faults, is_whole: bool = False
+) -> Array:
+    """Convert columns whose rows all have `extents`; values out of the tensor's range are noted as bad rows.
+
+    Where the column `is_whole`, with its null rows, what these become means nothing.
+    """
     num_rows, dtype = len(arrays[0]), feed.tensor.dtype
-    leaves = [flat_leaves(array, fill) for array, fill in zip(arrays, feed.fills, strict=True)]
+    flatten = lying_leaves if is_whole else flat_leaves
+    leaves = [flatten(array, fill) for array, fill in zip(arrays, feed.fills, strict=True)]
     if dtype == "string":
         flat = (
             np.stack([read_strings(each) for each in leaves], axis=-1) if len(leaves) > 1 else read_strings(leaves[0])
@@ -152,7 +196,7 @@ def _convert(feed: FeedBinding, arrays: Sequence[pa.Array], extents: tuple[int, 
 def _note_overflows(feed: FeedBinding, leaves: Sequence[pa.Array], bad: Array, faults: Faults) -> None:
     """Note the rows of the values at the flat positions `bad`, in rows x columns where columns are stacked."""
     num_columns, num_rows = len(leaves), faults.num_rows
-    per_row = max(1, len(leaves[0]) // num_rows)
+    per_row = max(1, len(leaves[0]) // max(1, num_rows))
     rows = bad // (num_columns * per_row)
     first = np.unique(rows, return_index=True)[1]
     messages = []

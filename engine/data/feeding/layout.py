@@ -11,9 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.data.binding import FeedBinding, is_binary, is_raw
+from engine.data.binding import FeedBinding, is_binary, is_raw, is_text
 from engine.data.faults import Array, Faults, Reason
 from engine.model.tensor import numpy_dtype
+
+# Null lists up to which it is faster to look at each than to copy all others.
+MAX_NULL_LISTS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,9 @@ def measure_layout(feed: FeedBinding, name: str, array: pa.Array, faults: Faults
             faults.add(Reason.WRONG_LENGTH, uneven, f"column {name!r}: lists of different lengths inside one row")
             levels.append(level.type.list_size if is_fixed else extents)
             owners.descend(lengths)
+        if is_fixed and level.null_count and _is_sound(level, feed.tensor.dtype):
+            level = level.values.slice(0, 0)  # nothing needs to be copied to find that all is well below
+            break
         level = plain(level.flatten())
     is_bytes = is_raw(level.type, feed.tensor.dtype)
     if is_bytes or not is_filled:
@@ -139,6 +145,18 @@ def measure_layout(feed: FeedBinding, name: str, array: pa.Array, faults: Faults
         return Layout(tuple(each for each in levels if isinstance(each, int)), None)
     full = [np.full(len(array), each, np.int64) if isinstance(each, int) else each for each in levels]
     return Layout((), np.stack(full, axis=1))
+
+
+def _is_sound(level: pa.FixedSizeListArray, dtype: str | None) -> bool:
+    """Whether below these lists, few of which are null, are but numbers or strings, and none is null in the others."""
+    size, leaf = level.type.list_size, level.type.value_type
+    is_plain = pa.types.is_primitive(leaf) or is_text(leaf) or (is_binary(leaf) and not is_raw(leaf, dtype))
+    if not is_plain or level.null_count > MAX_NULL_LISTS:
+        return False
+    values = level.values.slice(level.offset * size, len(level) * size)
+    null_rows = np.flatnonzero(level.is_null().to_numpy(zero_copy_only=False)).tolist()
+    # Parquet's reader marks the elements of a null list as null as well.
+    return bool(values.null_count == sum(values.slice(row * size, size).null_count for row in null_rows))
 
 
 def is_list(array: pa.Array) -> bool:
@@ -177,6 +195,22 @@ def flat_leaves(array: pa.Array, fill: pa.Scalar | None) -> pa.Array:
     """Return all leaves of a column one after the other, with `fill` where they are null."""
     while is_list(array := plain(array)):
         array = array.flatten()
+    return _fill_leaves(array, fill)
+
+
+def lying_leaves(array: pa.Array, fill: pa.Scalar | None) -> pa.Array:
+    """Return the leaves of fixed-size lists as they lie, those of null lists among them; numbers are not null then."""
+    while is_list(array := plain(array)):
+        size = array.type.list_size
+        array = array.values.slice(array.offset * size, len(array) * size)
+    array = _fill_leaves(array, fill)
+    if array.null_count and pa.types.is_primitive(array.type):
+        buffers = [None, *array.buffers()[1:]]
+        array = pa.Array.from_buffers(array.type, len(array), buffers, offset=array.offset)
+    return array
+
+
+def _fill_leaves(array: pa.Array, fill: pa.Scalar | None) -> pa.Array:
     if fill is None or not array.null_count:
         return array
     if not pa.types.is_primitive(array.type):

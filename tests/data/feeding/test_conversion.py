@@ -726,3 +726,23 @@ def always_misfits(feed: DrawnFeed) -> bool:
         return takes != holds
     width = numpy_dtype(feed.dtype).itemsize
     return pa.types.is_fixed_size_binary(column.leaf) and takes * width != holds * column.leaf.byte_width
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([[float(i), 0.5] if i != 40 else None for i in range(100)], pa.list_(pa.float32(), 2)),
+        pa.array([float(i) if i != 40 else None for i in range(100)], pa.float32()),
+        pa.array([[float(i), 0.5] if i != 40 else [float(i), None] for i in range(100)], pa.list_(pa.float32(), 2)),
+    ],
+    ids=["null rows", "null numbers", "null elements"],
+)
+def test_a_bad_row_costs_a_copy_of_its_batch_alone(column: pa.Array) -> None:
+    shape = (None, 2) if pa.types.is_nested(column.type) else (None,)
+    (fed,), faults = convert(column, "float32", shape)
+    assert reasons(faults) == {40: "Null"}
+    data = np.frombuffer(column.buffers()[-1], np.uint8)
+    batches = {start: fed.batch(start, min(start + 16, 99))[0] for start in range(0, 99, 16)}
+    assert [start for start, batch in batches.items() if not np.shares_memory(batch, data)] == [32]
+    found = np.concatenate([batch.reshape(len(batch), -1)[:, 0] for batch in batches.values()])
+    assert found.tolist() == [float(i) for i in range(100) if i != 40]
