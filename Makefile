@@ -4,8 +4,10 @@ BIN := .venv/bin
 READY := .venv/ready
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --no-annotate --custom-compile-command "make lock" pyproject.toml
+# Two processes, each with a Ray of its own; a file's tests stay together, for they share what they have set up.
+SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo check fast test soak lock clean
+.PHONY: setup demo check fast test soak bench lock clean
 
 setup: $(READY)
 
@@ -26,13 +28,16 @@ check: $(READY)
 	$(MAKE) fast
 
 fast: $(READY)
-	$(BIN)/pytest -m "not ray and not tf and not chaos and not gpu"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not ray and not tf and not chaos and not gpu"
 
 test: $(READY)
-	$(BIN)/pytest -m "not gpu"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not gpu"
 
 soak: $(READY)
 	$(BIN)/python tests/model/fuzz.py 300 1
+
+bench: $(READY)
+	$(BIN)/python bench/bad_rows.py
 
 lock: $(READY)
 	$(LOCK) --output-file requirements.lock

@@ -181,13 +181,14 @@ class Scorer:
         """Score rows of one shape, batch by batch, until there are more bad rows than the job puts up with."""
         is_unbatched, scored, num_rows = self._spec.rules.unbatched, list[ScoredRows](), len(fed.rows)
         step = 1 if is_unbatched else self._batch_rows
+        trial = min(num_rows, max(step, PROBE_ROWS))
         for start in range(0, num_rows, step):
             stop = min(start + step, num_rows)
             batch = score_batch(self._call, fed, range(start, stop), faults)
             attempt.batches_split += not (len(batch) == 1 and len(batch[0].rows) == stop - start)
             scored += batch
             if not self._is_proven and not scored:  # until one was, a row may fail for what all fail for
-                if stop >= min(num_rows, max(step, PROBE_ROWS)):
+                if start < trial <= stop or stop == num_rows:
                     tried = set(fed.rows[:stop].tolist())
                     self._check_hope(GraphError, [b for b in faults.in_order() if b.row_index in tried], read)
                 continue
