@@ -185,7 +185,7 @@ class Scorer:
         for start in range(0, num_rows, step):
             stop = min(start + step, num_rows)
             batch = score_batch(self._call, fed, range(start, stop), faults)
-            attempt.batches_split += not (len(batch) == 1 and len(batch[0].rows) == stop - start)
+            attempt.batches_split += stop - start > 1 and [len(each.rows) for each in batch] != [stop - start]
             scored += batch
             if not self._is_proven and not scored:  # until one was, a row may fail for what all fail for
                 if start < trial <= stop or stop == num_rows:
