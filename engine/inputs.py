@@ -27,6 +27,9 @@ from engine.data.output import check_output_names
 from engine.data.source import Selection, open_parquet
 from engine.errors import ConfigError, PlanError
 
+# Files without rows that are passed over in search of the first one.
+MAX_EMPTY = 16
+
 
 @dataclass(frozen=True, slots=True)
 class JobInputs:
@@ -69,13 +72,13 @@ def choose_inputs(
     names = tuple(dict.fromkeys(name for folder in folders for name in partition_values(folder)))
     conditions = [parse_condition(text) for text in config.where]
     on_folders: list[tuple[str, BoundCondition]] = []
-    first, metadata = _look_at(files[0], names)
+    first, metadata = _look_at_first(files, names)
     for condition in conditions:
         if condition.column in first.partitions:
             on_folders.append((condition.column, bind_condition(condition, pa.string(), is_partition=True)))
     left = _prune(files, on_folders, config.where)
-    if left[0] != files[0]:
-        first, metadata = _look_at(left[0], names)
+    if len(left) < len(files):
+        first, metadata = _look_at_first(left, names)
     sources = {tensor: resolve_feed(first, text) for tensor, text in feed.items()}
     fed = [path for source in sources.values() for path in source.columns]
     keep = _kept_columns(config, first, fed)
@@ -100,6 +103,13 @@ def choose_inputs(
         fills=match_fills(config.fill, list(sources.values())),
         selection=Selection(columns, partitions, tuple(filters)),
     )
+
+
+def _look_at_first(files: Sequence[InputFile], partitions: Sequence[str]) -> tuple[InputSchema, pq.FileMetaData]:
+    """Return what the first file with rows shows: pandas writes an empty one without types."""
+    looks = (_look_at(file, partitions) for file in files[:MAX_EMPTY])
+    first = next(looks)
+    return first if first[1].num_rows else next((look for look in looks if look[1].num_rows), first)
 
 
 def _look_at(file: InputFile, partitions: Sequence[str]) -> tuple[InputSchema, pq.FileMetaData]:

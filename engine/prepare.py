@@ -15,12 +15,15 @@ from engine.data.binding import FeedBinding, bind_feed
 from engine.data.columns import select_columns
 from engine.data.ledger import Ledger
 from engine.data.listing import InputFile, list_inputs, would_list
+from engine.data.output import bind_output
 from engine.data.sink import ENCODING
 from engine.data.source import open_parquet, read_row_groups
 from engine.errors import ConfigError, GraphError, PlanError
 from engine.inputs import JobInputs, check_text_columns, choose_inputs
 from engine.model.constants import read_constant
+from engine.model.infer import infer_tensor
 from engine.model.known import BoundModel, Request, bind_model, read_model
+from engine.model.tensor import TensorSpec
 from engine.run.plan import (
     Plan,
     explain_changes,
@@ -78,6 +81,7 @@ def prepare(config: JobConfig) -> Job:
         raise ConfigError(f"{twice[0]} is both fed (--feed) and set (--set); leave one of them out")
     bound = _bind_model(config, given)
     check_text_columns(config, list(bound.fetch.values()))
+    _check_fetches(bound)
     files = list_inputs(config.input)
     _check_output_apart(config.output, files, config.input)
     inputs = choose_inputs(config, files, bound.feed, list(bound.fetch.values()))
@@ -169,6 +173,16 @@ def _bind_model(config: JobConfig, given: Collection[str]) -> BoundModel:
         if name in bound.specs:
             read_constant(value, bound.specs[name])
     return bound
+
+
+def _check_fetches(bound: BoundModel) -> None:
+    """Refuse a fetch whose dtype no column holds, where the file tells it."""
+    for name, column in bound.fetch.items():
+        spec = bound.specs.get(name)
+        if bound.known.graph is not None and (spec is None or spec.dtype is None):
+            spec = infer_tensor(bound.known.graph, name)
+        if spec is not None and spec.dtype is not None:
+            bind_output(TensorSpec(name, spec.dtype, (None,)), column)
 
 
 def _file_sha256(path: str) -> str:

@@ -136,3 +136,21 @@ def test_kept_columns_have_the_types_that_they_are_read_as(settings: dict[str, A
     kinds = {str(path): path.type for path in job.inputs.keep}
     assert kinds == {"category": pa.dictionary(pa.int32(), pa.string()), "view": pa.large_string()}
     assert all(job.inputs.selection.columns.field(name).type == kind for name, kind in kinds.items())
+
+
+def test_an_empty_first_file_does_not_tell_the_types(settings: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "mixed").mkdir()
+    pq.write_table(pa.table({"inputs": pa.nulls(0), "id": pa.nulls(0)}), tmp_path / "mixed" / "a.parquet")
+    pq.write_table(pa.table({"inputs": [0.5], "id": [1]}), tmp_path / "mixed" / "b.parquet")
+    job = job_of(settings, input=str(tmp_path / "mixed"))
+    assert job.inputs.selection.columns.field("inputs").type == pa.float64()
+    assert [Path(file.path).name for file in job.plan.files] == ["a.parquet", "b.parquet"]
+
+
+def test_a_fetch_that_no_column_holds_is_told_at_once(settings: dict[str, Any], tmp_path: Path) -> None:
+    made = graphs.graph(
+        graphs.placeholder("inputs", "float32", [None]),
+        graphs.node("odd", "Identity", "inputs", T="variant"),
+    )
+    with pytest.raises(SchemaError, match=r"--fetch odd:0 .*no Parquet column holds variant"):
+        job_of(settings, model=graphs.write(tmp_path / "odd.pb", made), fetch="odd=x")

@@ -195,7 +195,9 @@ def read_slices(piece: Piece, selection: Selection, batch_rows: int) -> Iterator
     with open_parquet(piece.path) as file:
         drift = find_drift(file.schema_arrow, selection.columns)
         if drift is not None:
-            raise DataError(f"{piece.path}: {drift}")
+            raise DataError(
+                f"{piece.path}: {drift}; cast it upstream, or leave the column out (--keep) where it is not fed"
+            )
         groups = read_row_groups(file.metadata, selection.columns)
         # Odd writers put midpoints outside the file; the first or the last range has such a row group.
         middles = ((group, min(max(group.midpoint, 0), piece.size_bytes - 1)) for group in groups)

@@ -45,6 +45,7 @@ BAD_WORDS = {
 }
 GOOD, OTHER, BAD = range(3)  # ranks
 NODE_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
+BRANCHES = ("While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase")
 REDUCTIONS = ("Mean", "Sum", "Prod", "All", "Any")
 # Operations that hand rows over from an input pipeline; what they give can be fed in their place.
 HANDOVERS = re.compile(
@@ -68,6 +69,8 @@ def likely_outputs(graph_def: Any) -> Outputs:
     ahead = [node for node in graph_def.node if kinds[node.name] not in (*SIGNS_OF_TRAINING, PIPELINE)]
     read = {source for node in ahead if node.op != "Assert" for source in _sources(node)}
     leaves = [node for node in ahead if node.name not in read and _gives_values(node)]
+    branches = {node.name for node in ahead if node.op in BRANCHES}
+    leaves = [node for node in leaves if not _is_left_by_loop(node, branches)] or leaves
     sources = [node.name for node in graph_def.node if node.op in PLACEHOLDERS or HANDOVERS.match(node.op)]
     following = _followers(ahead, sources)
     if not any(kind in SIGNS_OF_TRAINING for kind in kinds.values()):  # what no input changes comes last
@@ -104,6 +107,14 @@ def _choose(ahead: Sequence[Any], leaves: Sequence[Any], following: set[str], we
     likely = next((_tensors(sorted(tier, key=_rank)) for tier in tiers if tier), ())
     chosen = set(likely)
     return Outputs(likely, tuple(name for name in _tensors(ends) if name not in chosen))
+
+
+def _is_left_by_loop(node: Any, branches: Collection[str]) -> bool:
+    """Whether a node is what a loop or a condition of TensorFlow 2 leaves behind: lists, and counters that it made."""
+    if node.op.startswith("TensorList") and node.op not in ("TensorListStack", "TensorListConcatV2"):
+        return True
+    source = next(_sources(node), "")
+    return node.op == "Identity" and source in branches and node.name.startswith(f"{source}/Identity")
 
 
 def _is_bad(node: Any) -> bool:

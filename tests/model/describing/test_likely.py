@@ -148,3 +148,16 @@ def test_what_an_input_pipeline_hands_over_is_an_input() -> None:
 def test_a_pipeline_that_does_not_tell_its_types() -> None:
     made = graph(node("q", "QueueDequeueV2"), node("prediction", "Relu", "q:3"))
     assert likely_inputs(graph_of("m.pb", made), ["prediction:0"]) == (TensorSpec("q:3", None, None),)
+
+
+def test_what_a_loop_leaves_behind_is_no_output() -> None:
+    made = graph(
+        placeholder("x", "float32", [None]),
+        node("map/TensorArrayV2", "TensorListReserve"),
+        node("map/while", "StatelessWhile", "x", "map/TensorArrayV2"),
+        node("map/while/Identity", "Identity", "map/while", T="int32"),
+        node("map/while/Identity_1", "Identity", "map/while:1", T="variant"),
+        node("map/stack", "TensorListStack", "map/while/Identity_1"),
+        node("other", "Identity", "map/while:2", T="float32"),
+    )
+    assert set(likely_outputs(made).likely) == {"other:0", "map/stack:0"}
