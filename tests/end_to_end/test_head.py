@@ -103,7 +103,7 @@ def test_a_mistake_fails_the_submitted_job(head: Head, model: str, inputs: str, 
     [([], ["0", "1"]), (["--gpus-per-actor", "0.5"], ["0", "0", "1", "1"]), (["--gpus-per-actor", "0"], ["", ""])],
 )
 def test_actors_share_the_declared_gpus(head: Head, tmp_path: Path, options: list[str], visible: list[str]) -> None:
-    num_files = 20 * len(visible)  # work for some seconds, so that the last actor is ready before it is done
+    num_files = 120 * len(visible)  # work until the last actor is ready, which takes long beside other tests
     for number in range(num_files):
         write_rows(tmp_path / "in" / f"f{number:02}.parquet", number * 100, number * 100 + 100)
     model = graphs.write(tmp_path / "slow.pb", graphs.slow(NUM_FEATURES))
