@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.errors import ConfigError
 from engine.options import (
-    Budget,
     BytesOrAuto,
     Columns,
     Conditions,
@@ -26,6 +25,7 @@ from engine.options import (
     PathText,
     Ports,
     PositiveShare,
+    RowBudget,
     Share,
 )
 
@@ -65,7 +65,7 @@ class JobConfig(BaseModel):
     """Add _file and _row (row number in its file) to the output."""
     nan_is_bad: bool = False
     """Rows whose prediction holds NaN or Inf go to quarantine; without it they are counted and kept."""
-    max_bad_rows: Budget = 0
+    max_bad_rows: RowBudget = 0
     """Bad rows (in quarantine) to put up with: a number, which ends the job early, or P%, judged at the end.
     [default: 0]"""
     unbatched: bool = False

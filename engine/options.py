@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ByteSize, TypeAdapter, ValidationError
 
+MAX_PERCENT = 100
 MAX_COUNT = 2**53  # what a float64 and every Arrow length can hold
 
 
@@ -168,7 +169,7 @@ def _budget(value: object) -> int | str:
     """Return a number of rows, or a share as `P%`."""
     text = str(value).strip() if isinstance(value, (int, str)) and not isinstance(value, bool) else ""
     try:
-        if text.endswith("%") and 0 <= float(text[:-1]) <= 100:  # noqa: PLR2004
+        if text.endswith("%") and 0 <= float(text[:-1]) <= MAX_PERCENT:
             return f"{float(text[:-1]):.12g}%"
         if 0 <= int(text) <= MAX_COUNT:
             return int(text)
@@ -191,4 +192,4 @@ CountOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_or_auto(_count))
 BytesOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_or_auto(_num_bytes))]
 Share = Annotated[float | None, BeforeValidator(_optional(_share))]
 PositiveShare = Annotated[float | None, BeforeValidator(_optional(_positive_share))]
-Budget = Annotated[int | str, BeforeValidator(_budget)]
+RowBudget = Annotated[int | str, BeforeValidator(_budget)]

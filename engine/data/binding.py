@@ -14,10 +14,9 @@ import pyarrow as pa
 
 from engine.data.columns import ColumnPath, FeedSource
 from engine.data.feeding.fills import read_fill
+from engine.data.leaves import is_binary, is_list_view, is_number, is_raw, is_text, peel_type
 from engine.errors import ConfigError, SchemaError
 from engine.model.tensor import Shape, TensorSpec, numpy_dtype, shape_text
-
-Extents = tuple[int | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +101,7 @@ def bind_feed(
         )
     for column in source.columns:
         extents, leaf = peel_type(column.type)
-        if source.is_stacked and (extents or is_raw(leaf, tensor.dtype)):
+        if source.is_stacked and (extents or (tensor.dtype is not None and is_raw(leaf, tensor.dtype))):
             raise SchemaError(f"column {str(column)!r} ({column.type}) cannot be stacked: expected one scalar a row")
         if tensor.dtype is not None:
             _check_dtype(column, leaf, tensor)
@@ -164,17 +163,13 @@ def _check_dtype(column: ColumnPath, leaf: pa.DataType, tensor: TensorSpec) -> N
         return
     if is_text(leaf):
         raise SchemaError(f"column {str(column)!r} holds text ({column.type}) where {tensor} takes numbers")
-    if not _is_number(leaf):
+    if not is_number(leaf):
         raise SchemaError(f"{what} cannot fill {tensor}: cast it to numbers upstream")
     if not _can_cast(np.dtype(leaf.to_pandas_dtype()), target):
         raise SchemaError(
             f"column {str(column)!r} holds {leaf} where {tensor} takes {dtype}: "
             f"that would lose values; cast the column to {dtype} upstream"
         )
-
-
-def _is_list_view(field_type: pa.DataType) -> bool:
-    return bool(pa.types.is_list_view(field_type) or pa.types.is_large_list_view(field_type))
 
 
 # What has no tensor, and what to make of it upstream.
@@ -188,7 +183,7 @@ REFUSED: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
     (pa.types.is_interval, "make numbers of it upstream"),
     (pa.types.is_map, "take the values that are meant out of it, into columns of their own, upstream"),
     (pa.types.is_union, "split it into a column a type upstream"),
-    (_is_list_view, "cast it to list upstream"),
+    (is_list_view, "cast it to list upstream"),
     (pa.types.is_null, "the first input file has only nulls there; cast it to the type that is meant upstream"),
 )
 
@@ -199,64 +194,6 @@ def _can_cast(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
     return bool(np.can_cast(source, target, "safe")) or (
         ranks[source.kind] <= ranks.get(target.kind, -1) and target.kind != "b"
     )
-
-
-def peel_type(field_type: pa.DataType) -> tuple[Extents, pa.DataType]:
-    """Return the extents of one row (None for lists of any length) and the type of the leaves.
-
-    Dictionaries stand for their values, extension types for what they are stored as.
-    """
-    extents: Extents = ()
-    while True:
-        if isinstance(field_type, pa.FixedShapeTensorType):
-            order = field_type.permutation or range(len(field_type.shape))
-            extents = (*extents, *(field_type.shape[axis] for axis in order))
-            field_type = field_type.value_type
-        elif isinstance(field_type, pa.BaseExtensionType):
-            field_type = field_type.storage_type
-        elif pa.types.is_dictionary(field_type):
-            field_type = field_type.value_type
-        elif pa.types.is_fixed_size_list(field_type):
-            extents = (*extents, field_type.list_size)
-            field_type = field_type.value_type
-        elif pa.types.is_list(field_type) or pa.types.is_large_list(field_type):
-            extents = (*extents, None)
-            field_type = field_type.value_type
-        else:
-            return extents, field_type
-
-
-def retype_leaves(field_type: pa.DataType, leaf: pa.DataType) -> pa.DataType:
-    """Return the type of the same lists with other leaves."""
-    if pa.types.is_fixed_size_list(field_type):
-        return pa.list_(retype_leaves(field_type.value_type, leaf), field_type.list_size)
-    if pa.types.is_list(field_type) or pa.types.is_large_list(field_type):
-        make = pa.large_list if pa.types.is_large_list(field_type) else pa.list_
-        return make(retype_leaves(field_type.value_type, leaf))
-    return leaf
-
-
-def _is_number(field_type: pa.DataType) -> bool:
-    kinds = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
-    return any(is_kind(field_type) for is_kind in kinds)
-
-
-def is_text(field_type: pa.DataType) -> bool:
-    """Whether values of this type are text."""
-    return any(
-        is_kind(field_type) for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    )
-
-
-def is_binary(field_type: pa.DataType) -> bool:
-    """Whether values of this type are bytes: raw numbers for a numeric tensor, strings for a string tensor."""
-    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
-    return any(is_kind(field_type) for is_kind in kinds)
-
-
-def is_raw(leaf: pa.DataType, dtype: str | None) -> bool:
-    """Whether leaves of this type are the raw little-endian values of a tensor of numbers."""
-    return is_binary(leaf) and dtype != "string"
 
 
 def fit_extents(row_shape: Shape, extents: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -279,5 +216,6 @@ def misfit_text(binding: FeedBinding, extents: tuple[int, ...]) -> str:
     """Say that rows of `extents` cannot fill the tensor."""
     row_shape = binding.row_shape
     if len(extents) == 1 and row_shape is not None and None not in row_shape:
-        return f"a list of {extents[0]} values where {binding.tensor} takes {math.prod(n for n in row_shape if n)}"
+        expected = math.prod(n for n in row_shape if n is not None)
+        return f"a list of {extents[0]} values where {binding.tensor} takes {expected}"
     return f"rows of {shape_text(extents)} cannot fill {binding.tensor}"

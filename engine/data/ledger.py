@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from engine.data.arrow_errors import reading
 from engine.data.listing import InputFile
 from engine.data.manifest import MANIFEST_SCHEMA, ManifestRow, PartFacts, describe_part, read_part_facts
+from engine.data.quarantine import FOLDER as QUARANTINE_FOLDER
 from engine.data.quarantine import QUARANTINE, quarantine_name
 from engine.data.sink import TEMPORARY_PREFIX, write_whole, writing
 from engine.errors import DataError, JobFailedError, PlanError
@@ -226,7 +227,7 @@ class Ledger:
 
     def count_quarantined(self, names: Iterable[str]) -> int:
         """Return how many bad rows the parts `names` left in quarantine."""
-        folder = self.root / FOLDER / "quarantine"
+        folder = self.root / QUARANTINE_FOLDER
         if not folder.is_dir():
             return 0
         asides = {Path(name).name.replace("part-", "bad-", 1) for name in names}

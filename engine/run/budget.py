@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from engine.data.quarantine import NUM_SHOWN
 from engine.errors import DataError
-
-NUM_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)

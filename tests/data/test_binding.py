@@ -648,3 +648,16 @@ def test_bad_rows_count_from_the_start_of_a_sliced_column_of_many_chunks() -> No
     assert reasons(faults) == {3: Reason.NULL}
     assert groups[0].rows.tolist() == [0, 1, 2]
     assert groups[0].arrays[0].tolist() == [1, 2, 3]
+
+
+def test_a_list_where_none_is_taken_is_told_so() -> None:
+    _, faults = convert_table(pa.table({"x": [[], [1.0, 2.0]]}), "x", "float32", (None, 0))
+    assert [bad.message for bad in faults.in_order()] == [
+        "column 'x': a list of 2 values where inputs:0 (float32 [?, 0]) takes 0"
+    ]
+
+
+def test_strings_are_stacked_for_a_tensor_whose_dtype_is_known_when_loaded() -> None:
+    columns = InputSchema("in.parquet", pa.schema([("a", pa.binary()), ("b", pa.binary())]), ())
+    binding = bind_feed(resolve_feed(columns, "a,b"), TensorSpec("inputs:0", None, None))
+    assert binding.source.is_stacked

@@ -14,7 +14,8 @@ import pytest
 
 from engine.config import build_config
 from engine.data.ledger import Ledger
-from engine.data.source import Slice, read_slices
+from engine.data.listing import Piece
+from engine.data.source import Selection, Slice, read_slices
 from engine.errors import ClusterError, DataError, EngineError, GraphError, JobFailedError
 from engine.job import claim_output, scoring_spec
 from engine.model.session import ModelSession, SessionOptions
@@ -184,8 +185,8 @@ def test_what_lies_right_reaches_the_session_as_a_view_of_arrows_memory(
     tables: list[pa.Table] = []
     batches: list[np.ndarray] = []
 
-    def recording_slices(*given: object) -> Iterator[Slice]:
-        for read in read_slices(*given):  # type: ignore[arg-type]
+    def recording_slices(piece: Piece, selection: Selection, batch_rows: int) -> Iterator[Slice]:
+        for read in read_slices(piece, selection, batch_rows):
             tables.append(read.table)
             yield read
 

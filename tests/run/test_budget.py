@@ -1,7 +1,8 @@
 import pytest
 
+from engine.data.quarantine import NUM_SHOWN
 from engine.errors import DataError
-from engine.run.budget import NUM_SHOWN, BadRowTally, read_budget
+from engine.run.budget import BadRowTally, read_budget
 
 FOLDER = "/out/_icefloe/quarantine"
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from engine.data.binding import FeedBinding, fit_extents, is_raw, misfit_text, peel_type, retype_leaves
+from engine.data.binding import FeedBinding, fit_extents, misfit_text
 from engine.data.faults import Array, Faults, Reason
 from engine.data.feeding.layout import Layout, flat_leaves, lying_leaves, measure_layout, plain
 from engine.data.feeding.values import aligned_empty, cast_numbers, read_raw, read_strings, stack_columns
+from engine.data.leaves import is_raw, peel_type, retype_leaves
 from engine.model.tensor import numpy_dtype
 
 

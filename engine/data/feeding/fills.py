@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from engine.data.columns import ColumnPath, FeedSource
+from engine.data.leaves import is_binary
 from engine.errors import ConfigError
 from engine.model.tensor import TensorSpec, numpy_dtype
 
@@ -39,7 +40,7 @@ def read_fill(value: str, column: ColumnPath, leaf: pa.DataType, tensor: TensorS
     Raises:
         ConfigError: if it is no value of that type.
     """
-    is_bytes = any(kind(leaf) for kind in BINARY)
+    is_bytes = is_binary(leaf)
     if is_bytes and tensor.dtype == "string":
         return pa.scalar(_text(value).encode())
     if not is_bytes and not pa.types.is_primitive(leaf):
@@ -65,9 +66,6 @@ def _scalar(number: Any, kind: pa.DataType) -> pa.Scalar | None:
     if pa.types.is_floating(kind):
         return scalar if not math.isinf(found) or math.isinf(number) else None
     return scalar if found == number else None
-
-
-BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
 
 
 def _arrow(tensor: TensorSpec) -> pa.DataType:

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.data.binding import FeedBinding, is_binary, is_raw, is_text
+from engine.data.binding import FeedBinding
 from engine.data.faults import Array, Faults, Reason
+from engine.data.leaves import is_binary, is_raw, is_text
 from engine.model.tensor import numpy_dtype
 
 # Null lists up to which it is faster to look at each than to copy all others.

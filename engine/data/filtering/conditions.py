@@ -18,11 +18,11 @@ from engine.data.filtering.literals import (
     Literal,
     comparable_type,
     describe_literal,
-    is_text,
     read_literal,
     stored_type,
 )
 from engine.data.filtering.parsing import NULL_TESTS, Condition, parse_condition, read_number
+from engine.data.leaves import is_binary, is_text
 from engine.errors import ConfigError, PlanError
 
 __all__ = ["BoundCondition", "Condition", "bind_condition", "parse_condition"]
@@ -199,7 +199,7 @@ def _can_match_between(test: str, operands: pa.Array, low: pa.Scalar, high: pa.S
     if test == "in":
         return inside
     # Where all values are one, it may be ruled out; but NaN is in no statistics, and bounds of text may be cut.
-    is_sure = not pa.types.is_floating(low.type) and not is_text(low.type)
+    is_sure = not pa.types.is_floating(low.type) and not is_text(low.type) and not is_binary(low.type)
     return not (is_sure and inside and low.equals(high))
 
 

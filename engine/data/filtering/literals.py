@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from engine.data.filtering.parsing import read_number
+from engine.data.leaves import is_binary, is_text
 
 # decimal256 has 76 digits, and a timestamp in nanoseconds 19; Python's default context would round at 28.
 _EXACT = Context(prec=100)
@@ -55,14 +56,8 @@ def comparable_type(stored: pa.DataType) -> pa.DataType | None:
     if types.is_decimal32(stored) or types.is_decimal64(stored):
         return pa.decimal128(stored.precision, stored.scale)
     numbers = (types.is_integer, types.is_floating, types.is_decimal, types.is_boolean)
-    kinds = (*numbers, types.is_date, types.is_timestamp, types.is_time, is_text)
+    kinds = (*numbers, types.is_date, types.is_timestamp, types.is_time, is_text, is_binary)
     return stored if any(is_kind(stored) for is_kind in kinds) else None
-
-
-def is_text(compared: pa.DataType) -> bool:
-    """Whether values of this comparable type are strings or bytes, whose statistics a writer may cut short."""
-    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-    return any(is_kind(compared) for is_kind in kinds)
 
 
 def read_literal(text: str, stored: pa.DataType) -> Literal:

@@ -1,5 +1,6 @@
 import datetime
 import io
+import math
 import operator
 import pickle
 from collections.abc import Callable
@@ -249,7 +250,7 @@ def holds(name: str, value: Any, literals: list[Any]) -> bool:
         return (value is None) == (name == "is-null")
     if value is None:
         return False
-    if value != value:  # noqa: PLR0124
+    if isinstance(value, float) and math.isnan(value):
         return name in ("!=", "not-in")
     if name in ("in", "not-in"):
         return (value in literals) == (name == "in")
