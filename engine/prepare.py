@@ -81,7 +81,7 @@ def prepare(config: JobConfig) -> Job:
         raise ConfigError(f"{twice[0]} is both fed (--feed) and set (--set); leave one of them out")
     bound = _bind_model(config, given)
     check_text_columns(config, list(bound.fetch.values()))
-    _check_fetches(bound)
+    _check_fetches(bound, config.utf8)
     files = list_inputs(config.input)
     _check_output_apart(config.output, files, config.input)
     inputs = choose_inputs(config, files, bound.feed, list(bound.fetch.values()))
@@ -175,14 +175,14 @@ def _bind_model(config: JobConfig, given: Collection[str]) -> BoundModel:
     return bound
 
 
-def _check_fetches(bound: BoundModel) -> None:
-    """Refuse a fetch whose dtype no column holds, where the file tells it."""
+def _check_fetches(bound: BoundModel, utf8: Collection[str]) -> None:
+    """Refuse a fetch whose dtype no column holds, and text of what holds no strings, where the file tells it."""
     for name, column in bound.fetch.items():
         spec = bound.specs.get(name)
         if bound.known.graph is not None and (spec is None or spec.dtype is None):
             spec = infer_tensor(bound.known.graph, name)
         if spec is not None and spec.dtype is not None:
-            bind_output(TensorSpec(name, spec.dtype, (None,)), column)
+            bind_output(TensorSpec(name, spec.dtype, (None,)), column, column in utf8)
 
 
 def _file_sha256(path: str) -> str:

@@ -68,6 +68,7 @@ def test_the_plan_knows_the_conditions(settings: dict[str, Any]) -> None:
         ({"where": "country > 3"}, PlanError, r"quote the value"),
         ({"limit": 2, "where": "year > 2020"}, PlanError, r"--limit 2: --where holds for none of the folders"),
         ({"utf8": "label"}, ConfigError, r"--utf8 label: no output column of the graph; these are prediction"),
+        ({"utf8": "prediction"}, SchemaError, r"--utf8 prediction: prediction:0 .*float32.* holds no strings"),
         ({"fill": "id=0"}, ConfigError, r"--fill id: no fed column; expected one of inputs"),
         ({"fill": "inputs=many"}, ConfigError, r"--fill inputs=many: expected a value of double"),
         ({"keep": "nothing"}, SchemaError, r"no column 'nothing'.*--keep"),
