@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 
 from engine import JobConfig
 from engine.data.ledger import Ledger
-from engine.job import claim_output, scoring_spec
+from engine.job import scoring_spec
 from engine.model.session import import_tensorflow, load_session
 from engine.prepare import Job, prepare
+from engine.resuming import claim_output
 from engine.run.freezing import scored_model
 from engine.run.shard import Scorer
 
@@ -92,7 +93,9 @@ def make_job(folder: Path, name: str, graph: bytes, column: pa.Array) -> tuple[J
     job = prepare(JobConfig(**settings, max_bad_rows="100%"))
     scored = scored_model(job.model, {})
     assert scored is not None
-    claim_output(job, Ledger(job.config.output), None, scored.sha256)
+    ledger = Ledger(job.config.output)
+    ledger.folder.make()
+    claim_output(job, ledger, None, scored.sha256)
     spec = scoring_spec(job, scored)
     session = load_session(graph, [name for name, _ in spec.feeds], [name for name, _ in spec.fetches], {})
     return job, Scorer(spec, session)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from engine.errors import ConfigError
 from engine.options import (
     BytesOrAuto,
+    Codec,
     Columns,
     Conditions,
     Constants,
@@ -36,11 +37,11 @@ class JobConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     model: PathText
-    """Frozen graph (.pb, .pbtxt), checkpoint prefix, SavedModel folder or Keras file to score with."""
+    """Frozen graph (.pb, .pbtxt), checkpoint prefix, SavedModel folder or Keras file to score with: a path or URI."""
     input: Paths
-    """Parquet files, folders and globs."""
+    """Parquet files, folders and globs: paths, or URIs (s3://, gs://, hdfs://, or what fsspec knows)."""
     output: PathText
-    """Folder that the parts are written to."""
+    """Folder that the parts are written to: a path or URI."""
     feed: Ports = Field(default={"inputs:0": "inputs"})
     """TENSOR=COLUMN: fill this tensor from that column. Any tensor, placeholder or not. COLUMN,COLUMN... or a glob
     (f_*) stacks scalar columns on the last axis; a.b reaches into a struct. [default: the model's own ports where it
@@ -90,6 +91,15 @@ class JobConfig(BaseModel):
     """Ray cluster (HOST:PORT or auto); else RAY_ADDRESS, else a new one on this machine."""
     overwrite: bool = False
     """Discard what the output folder's earlier job wrote."""
+    add: bool = False
+    """Score the input files that are new since, as a new generation beside what is there; files that are gone are put
+    up with."""
+    compression: Codec = "zstd"
+    """Codec of the output: zstd, snappy, gzip, brotli, lz4 or none. [default: zstd]"""
+    row_group_size: CountOrAuto = "auto"
+    """Rows per row group of the output, or auto: about 8 MiB of them in memory. [default: auto]"""
+    dictionary: Columns = None
+    """Output columns to encode with a dictionary: names, all or none. [default: text that is carried along]"""
 
 
 class FreezeConfig(BaseModel):

@@ -15,8 +15,8 @@ import pyarrow as pa
 from engine.data.binding import bind_feed
 from engine.data.columns import FeedSource, InputSchema, leaf_names, resolve_feed, select_columns
 from engine.data.feeding.conversion import convert_rows
-from engine.data.sink import write_whole
 from engine.data.source import open_parquet
+from engine.data.storage.local_folder import write_whole
 from engine.errors import ConfigError, DataError, GraphError, SchemaError, StorageError
 from engine.model.filetype import locate_model
 from engine.model.freezing.plan import FreezeOptions, FreezePlan, plan_freeze

@@ -1,6 +1,7 @@
 """Settles what a job reads: which files, which of their rows, and which columns fill which tensor.
 
-Knows the listing and the first footer, and the model's ports; reads no row. Start at `choose_inputs`.
+Knows the listing and the first footer, and the model's ports; reads no row. Start at `prune_folders`,
+then `choose_inputs`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,10 +23,12 @@ from engine.data.columns import (
 )
 from engine.data.feeding.fills import match_fills
 from engine.data.filtering.conditions import BoundCondition, bind_condition, parse_condition
-from engine.data.listing import InputFile, partition_values
 from engine.data.output import check_output_names
+from engine.data.pieces import InputFile, partition_values
 from engine.data.source import Selection, open_parquet
+from engine.data.storage.reading import Storage
 from engine.errors import ConfigError, PlanError
+from engine.generations import Target, kept_schema
 
 # Files without rows that are passed over in search of the first one.
 MAX_EMPTY = 16
@@ -53,32 +56,62 @@ class JobInputs:
     """What is read of every file."""
 
 
-def choose_inputs(
-    config: JobConfig, files: Sequence[InputFile], feed: Mapping[str, str], fetch: Sequence[str]
-) -> JobInputs:
-    """Find the columns that the call names in the first file, and the files that its conditions leave.
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Input files, as far as `--where` can tell by their folders which ones hold rows to score."""
 
-    Args:
-        config: the call.
-        files: the listing.
-        feed: columns as they were written, by tensor.
-        fetch: names of the output columns that the graph gives.
+    files: tuple[InputFile, ...]
+    """Files without those in folders that hold no row for which all conditions hold."""
+    num_pruned: int
+    """Files that were left out for their folders."""
+    partitions: tuple[str, ...]
+    """Names of the Hive partitions of all folders."""
+    storage: Storage
+    """How the files are reached."""
+
+
+def prune_folders(config: JobConfig, files: Sequence[InputFile], storage: Storage) -> Listed:
+    """Leave out the files in folders that by `--where` hold no row to score.
 
     Raises:
-        Mistake: for a column that is not there, names that clash, or conditions that leave no file.
+        Mistake: for a condition that cannot hold for a folder's name, or that leaves no file.
         DataError: if the first file is damaged.
     """
     folders = list(dict.fromkeys(file.partition for file in files))
     names = tuple(dict.fromkeys(name for folder in folders for name in partition_values(folder)))
     conditions = [parse_condition(text) for text in config.where]
     on_folders: list[tuple[str, BoundCondition]] = []
-    first, metadata = _look_at_first(files, names)
-    for condition in conditions:
-        if condition.column in first.partitions:
-            on_folders.append((condition.column, bind_condition(condition, pa.string(), is_partition=True)))
+    if any(condition.column in names for condition in conditions):
+        first, _ = _look_at_first(files, names, storage)
+        on_folders = [
+            (each.column, bind_condition(each, pa.string(), is_partition=True))
+            for each in conditions
+            if each.column in first.partitions
+        ]
     left = _prune(files, on_folders, config.where)
-    if len(left) < len(files):
-        first, metadata = _look_at_first(left, names)
+    return Listed(left, len(files) - len(left), names, storage)
+
+
+def choose_inputs(
+    config: JobConfig, listed: Listed, target: Target, feed: Mapping[str, str], fetch: Sequence[str]
+) -> JobInputs:
+    """Find the columns that the call names in the first file.
+
+    Args:
+        config: the call.
+        listed: the listing.
+        target: which of the files are scored; where they were added, the first plan tells the columns.
+        feed: columns as they were written, by tensor.
+        fetch: names of the output columns that the graph gives.
+
+    Raises:
+        Mistake: for a column that is not there, or names that clash.
+        DataError: if the first file is damaged.
+    """
+    at_hand = target.files if target.first_plan is None else listed.files  # of the target's some may be gone
+    first, metadata = _look_at_first(at_hand, listed.partitions, listed.storage)
+    if target.first_plan is not None:
+        first = kept_schema(target.first_plan)
     sources = {tensor: resolve_feed(first, text) for tensor, text in feed.items()}
     fed = [path for source in sources.values() for path in source.columns]
     keep = _kept_columns(config, first, fed)
@@ -86,7 +119,7 @@ def choose_inputs(
     own = [field.name for field in PROVENANCE] if config.provenance else []
     check_output_names([*map(str, keep), *fetch, *clash, *own])
     filters = []
-    for condition in conditions:
+    for condition in [parse_condition(text) for text in config.where]:
         if condition.column not in first.partitions:
             path = resolve_column(first, condition.column, "--where")
             filters.append((path, bind_condition(condition, relax(path.type))))
@@ -94,26 +127,28 @@ def choose_inputs(
     partitions = tuple(dict.fromkeys(str(path) for path in read if str(path) in first.partitions))
     columns = select_columns(first.schema, [path for path in read if str(path) not in first.partitions])
     return JobInputs(
-        files=left,
-        num_pruned=len(files) - len(left),
+        files=target.files,
+        num_pruned=listed.num_pruned,
         first=first,
         metadata=metadata,
         sources=sources,
         keep=tuple(replace(path, type=relax(path.type)) for path in keep),
         fills=match_fills(config.fill, list(sources.values())),
-        selection=Selection(columns, partitions, tuple(filters)),
+        selection=Selection(columns, partitions, tuple(filters), listed.storage),
     )
 
 
-def _look_at_first(files: Sequence[InputFile], partitions: Sequence[str]) -> tuple[InputSchema, pq.FileMetaData]:
+def _look_at_first(
+    files: Sequence[InputFile], partitions: Sequence[str], storage: Storage
+) -> tuple[InputSchema, pq.FileMetaData]:
     """Return what the first file with rows shows: pandas writes an empty one without types."""
-    looks = (_look_at(file, partitions) for file in files[:MAX_EMPTY])
+    looks = (_look_at(file, partitions, storage) for file in files[:MAX_EMPTY])
     first = next(looks)
     return first if first[1].num_rows else next((look for look in looks if look[1].num_rows), first)
 
 
-def _look_at(file: InputFile, partitions: Sequence[str]) -> tuple[InputSchema, pq.FileMetaData]:
-    with open_parquet(file.path) as opened:
+def _look_at(file: InputFile, partitions: Sequence[str], storage: Storage) -> tuple[InputSchema, pq.FileMetaData]:
+    with open_parquet(file.path, storage) as opened:
         schema = opened.schema_arrow
         own = tuple(name for name in partitions if name not in schema.names)
         return InputSchema(file.path, schema, own), opened.metadata
@@ -156,8 +191,8 @@ def _kept_columns(config: JobConfig, first: InputSchema, fed: Sequence[ColumnPat
     return tuple(ColumnPath((name,), schema.field(name).type) for name in names)
 
 
-def check_text_columns(config: JobConfig, fetch: Sequence[str]) -> None:
-    """Refuse `--utf8` for a column that the job does not write.
+def check_columns_named(config: JobConfig, fetch: Sequence[str]) -> None:
+    """Refuse `--utf8` for a column that the graph does not give.
 
     Raises:
         ConfigError: naming the columns that it does.

@@ -3,15 +3,20 @@
 Mistakes end in `prepare`, before Ray is touched; nothing here imports TensorFlow. Start at `score`.
 """
 
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from engine.config import JobConfig
 from engine.data.ledger import Ledger
 from engine.data.manifest import ManifestRow, RowCounts, manifest_row
+from engine.data.parts import count_quarantined, part_generation
 from engine.data.quarantine import FOLDER as QUARANTINE_FOLDER
-from engine.errors import DataError, JobFailedError, Mistake, PlanError
-from engine.prepare import Job, find_changes, prepare
+from engine.data.storage.locking import lock_output
+from engine.data.storage.places import below, place_of
+from engine.errors import DataError, JobFailedError, Mistake
+from engine.prepare import Job, encoding_rules, prepare
+from engine.resuming import Done, claim_output, describe_earlier, find_done
 from engine.run.actor import LoadReport
 from engine.run.budget import BadRowTally, read_budget
 from engine.run.freezing import ScoredModel, freeze_on_worker, scored_model
@@ -40,44 +45,53 @@ def score(config: JobConfig, view: ProgressView | None = None) -> Summary:
         Mistake: if the call, config, model, schema, output folder or cluster is wrong; no row was scored.
         DataError, StorageError, JobFailedError: if the job could not go on; finished parts stay.
     """
+    started, view = time.monotonic(), view or ProgressView()
     with interruptible():
-        return _score(config, view or ProgressView(), time.monotonic())
+        job, summary = _score(config, view, started)
+        while job.target.has_more:  # a generation that was cut off is done; now for the files that came since
+            job, summary = _score(config, view, started)
+        return summary
 
 
-def _score(config: JobConfig, view: ProgressView, started: float) -> Summary:
+def _score(config: JobConfig, view: ProgressView, started: float) -> tuple[Job, Summary]:
     job = prepare(config)
     ledger = Ledger(job.config.output)
     done = find_done(job, ledger)
-    if done is not None and len(done) == len(job.part_names) and ledger.is_finished:
+    if done is not None and done.is_finished:
         manifest = ledger.read_manifest()
-        ledger.check_sizes(manifest)
+        ledger.check_sizes(manifest, done.files)
         judge(job, manifest, ())
-        return summarise(job, ledger, manifest, PoolRun(), time.monotonic() - started)
-    view.start(len(job.part_names), len(done or ()))
-    if job.model.known.remark:
-        view.notice(job.model.known.remark)
-    try:
-        run = run_missing(job, ledger, done, view)
-    finally:
-        view.close()
-    earlier = ledger.describe_parts(sorted(set(job.part_names) - {each.part for each in run.results.values()}))
-    manifest = [*earlier, *(describe_result(run, result) for result in run.results.values())]
-    manifest.sort(key=lambda row: row.shard_id)
-    summary = summarise(job, ledger, manifest, run, time.monotonic() - started)
-    ledger.record(job.plan.plan_id, manifest, summary.to_json())
-    judge(job, manifest, [row for result in run.results.values() for row in result.bad_rows])
-    ledger.succeed()
-    return summary
+        return job, summarise(job, ledger, manifest, PoolRun(), time.monotonic() - started)
+    with lock_output(ledger.folder, view.notice) as check_lock:
+        done = find_done(job, ledger)  # another job may have ended just now
+        view.start(len(job.part_names), len(done.parts) if done else 0)
+        if job.model.known.remark:
+            view.notice(job.model.known.remark)
+        try:
+            run = run_missing(job, ledger, done, view, check_lock)
+        finally:
+            view.close()
+        scored = [describe_result(run, result) for result in run.results.values()]
+        manifest = [*scored, *describe_earlier(job, ledger, [row.part for row in scored])]
+        manifest.sort(key=lambda row: (part_generation(row.part), row.shard_id))
+        summary = summarise(job, ledger, manifest, run, time.monotonic() - started)
+        ledger.record(job.plan.plan_id, job.plan.generation, manifest, summary.to_json())
+        judge(job, manifest, [row for result in run.results.values() for row in result.bad_rows])
+        ledger.succeed()
+    return job, summary
 
 
 def judge(job: Job, manifest: list[ManifestRow], shown: Sequence[str]) -> None:
     """Check that every input row is accounted for, and that the bad ones are within what the call puts up with.
 
+    The budget is for the rows of the job's own generation.
+
     Raises:
         DataError: if there are more bad rows, or nothing else.
         JobFailedError: if a row is missing.
     """
-    counts = sum((row.counts for row in manifest), RowCounts())
+    mine = [row for row in manifest if part_generation(row.part) == job.plan.generation]
+    counts = sum((row.counts for row in mine), RowCounts())
     odd = [row.part for row in manifest if not row.counts.is_complete]
     if odd:
         raise JobFailedError(f"{odd[0]}: not every input row is in the part, in quarantine or filtered ({counts})")
@@ -92,69 +106,21 @@ def judge(job: Job, manifest: list[ManifestRow], shown: Sequence[str]) -> None:
 
 def bad_row_tally(job: Job) -> BadRowTally:
     """Return a count of bad rows that ends the job when there are too many."""
-    return BadRowTally(read_budget(job.config.max_bad_rows), f"{job.config.output}/{QUARANTINE_FOLDER}")
+    return BadRowTally(read_budget(job.config.max_bad_rows), below(place_of(job.config.output), QUARANTINE_FOLDER))
 
 
-def find_done(job: Job, ledger: Ledger) -> set[str] | None:
-    """Return the parts that the output folder holds already; None where the job has to start anew. Writes nothing.
-
-    Raises:
-        PlanError: if the folder belongs to something else, or to a job that differs, naming the differences.
-    """
-    earlier = ledger.read_plan()
-    if earlier is None or earlier.get("discarding") or job.config.overwrite:
-        return None
-    changes = find_changes(job, ledger, earlier)
-    if not changes:
-        return ledger.find_parts(job.part_names)
-    if not ledger.holds_parts(earlier["num_shards"]):
-        return None  # a first try that ended in a mistake; nothing is lost by planning anew
-    raise PlanError(
-        f"--output {job.config.output} holds a job that differs: {'; '.join(changes)}; "
-        "name another folder, or type --overwrite to discard it"
-    )
-
-
-def claim_output(job: Job, ledger: Ledger, done: set[str] | None, model_sha256: str) -> set[str]:
-    """Make the output folder this job's own, and return the parts that are its already.
-
-    Raises:
-        PlanError: if the model, frozen anew, is not the graph that those parts were scored with.
-    """
-    earlier = ledger.read_plan()
-    if done and earlier is not None and earlier.get("scored_sha256") != model_sha256:
-        raise PlanError(
-            f"--output {job.config.output}: {job.config.model}, frozen again, gives another graph than the one that "
-            "the parts there were scored with; freeze it to a .pb with icefloe freeze, and type --overwrite"
-        )
-    if done is None:
-        if earlier is not None:
-            ledger.discard(earlier)
-        document = {
-            "plan_id": job.plan.plan_id,
-            "settings": job.plan.settings,
-            "config": job.config.model_dump(mode="json"),
-            "scored_sha256": model_sha256,
-            "num_shards": len(job.plan.shards),
-            "num_inputs": len(job.plan.files),
-            "versions": installed_versions(),
-        }
-        ledger.start(document, job.plan.files)
-    ledger.unfinish()
-    ledger.write_inputs(job.plan.files)
-    ledger.clear_temporaries()
-    return ledger.keep_parts(done or (), job.plan.plan_id)
-
-
-def run_missing(job: Job, ledger: Ledger, done: set[str] | None, view: ProgressView) -> PoolRun:
+def run_missing(
+    job: Job, ledger: Ledger, done: Done | None, view: ProgressView, check_lock: Callable[[], None]
+) -> PoolRun:
     """Score the shards whose parts are not there; the output folder is touched once the cluster has room for them.
 
     Raises:
         EngineError: the first cause, if the job could not go on.
     """
-    if done is not None and len(done) == len(job.part_names):
-        done = claim_output(job, ledger, done, scored_sha256(ledger))
-        if len(done) == len(job.part_names):
+    parts = None if done is None else done.parts
+    if parts is not None and len(parts) == len(job.part_names):
+        parts = frozenset(claim_output(job, ledger, parts, scored_sha256(job, ledger)))
+        if len(parts) == len(job.part_names):
             return PoolRun()
     # Ray takes 0.4 s to import, which a mistake or a finished job need not wait for.
     from engine.run.cluster import Cluster, run_shards
@@ -169,22 +135,26 @@ def run_missing(job: Job, ledger: Ledger, done: set[str] | None, view: ProgressV
         view.advance(result.facts.counts.rows)
         bad.add(result.facts.counts.rows_quarantined, result.bad_rows)
 
+    def tick() -> None:
+        view.tick()
+        check_lock()
+
     cluster = Cluster(config.address)
     cluster.check_address()
     view.stage("starting Ray" if cluster.is_local else "joining the Ray cluster")
-    watcher = Watcher(begin, take, view.notice, view.tick)
+    watcher = Watcher(begin, take, view.notice, tick)
     with cluster:
         shares = config.actors, config.cpus_per_actor, config.gpus_per_actor
-        num_missing = len(job.part_names) - len(done or ())
+        num_missing = len(job.part_names) - len(parts or ())
         pool = size_pool(*shares, cluster.nodes(), num_missing, can_grow=not cluster.is_local)
         model = scored_model(job.model, config.set)
         if model is None:
             view.stage("freezing the model on a worker")
-            model = freeze_on_worker(lambda function, bound: cluster.call(function, bound, view.tick), job.model)
+            model = freeze_on_worker(functools.partial(cluster.call, on_tick=tick), job.model, config.model)
             for note in model.notes:
-                view.notice(f"frozen {config.model}: {note}")
-        mine = claim_output(job, ledger, done, model.sha256)
-        bad.add(ledger.count_quarantined(mine))
+                view.notice(f"frozen {place_of(config.model)}: {note}")
+        mine = claim_output(job, ledger, parts, model.sha256)
+        bad.add(count_quarantined(ledger.folder, mine, ledger.find_files()))
         view.stage(f"loading the model on {pool}")
         missing = [job.plan.shards[shard_id] for name, shard_id in job.part_names.items() if name not in mine]
         run = run_shards(scoring_spec(job, model), model.data, missing, pool, watcher)
@@ -196,15 +166,16 @@ def run_missing(job: Job, ledger: Ledger, done: set[str] | None, view: ProgressV
     return run
 
 
-def scored_sha256(ledger: Ledger) -> str:
-    """Return the hash of the graph that the output folder's parts were scored with; empty where none were."""
-    return str((ledger.read_plan() or {}).get("scored_sha256", ""))
+def scored_sha256(job: Job, ledger: Ledger) -> str:
+    """Return the hash of the graph that the job's parts were scored with; empty where none were."""
+    return str((ledger.read_plan(job.plan.generation) or {}).get("scored_sha256", ""))
 
 
 def scoring_spec(job: Job, model: ScoredModel) -> ScoringSpec:
     """Return what an actor needs to know of the job."""
     return ScoringSpec(
         plan_id=job.plan.plan_id,
+        generation=job.plan.generation,
         output=job.config.output,
         num_shards=len(job.plan.shards),
         feeds=tuple((tensor, job.inputs.sources[tensor]) for tensor, _ in model.feeds),
@@ -222,6 +193,7 @@ def scoring_spec(job: Job, model: ScoredModel) -> ScoringSpec:
             unbatched=job.config.unbatched,
             budget=read_budget(job.config.max_bad_rows),
         ),
+        encoding=encoding_rules(job.config),
         batch_rows=job.plan.batch_rows,
         samples=tuple(job.plan.whole_file(file) for file in job.plan.files[:NUM_SAMPLES]),
         versions=installed_versions(),
@@ -245,8 +217,8 @@ def summarise(job: Job, ledger: Ledger, manifest: list[ManifestRow], run: PoolRu
     unstable += [f"{halved} batches halved: the device ran out of memory"] if halved else []
     return Summary(
         plan_id=job.plan.plan_id,
-        model_sha256=scored_sha256(ledger),
-        output=job.config.output,
+        model_sha256=scored_sha256(job, ledger),
+        output=ledger.folder.place,
         rows_in=counts.rows_in,
         rows_out=counts.rows,
         rows_quarantined=counts.rows_quarantined,

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ByteSize, TypeAdapter, ValidationError
 
 MAX_PERCENT = 100
+CODECS = ("zstd", "snappy", "gzip", "brotli", "lz4", "none")
 MAX_COUNT = 2**53  # what a float64 and every Arrow length can hold
 
 
@@ -178,6 +179,13 @@ def _budget(value: object) -> int | str:
     raise ValueError("expected a number of rows, or a share of them as in 0.1%")
 
 
+def _codec(value: object) -> object:
+    if value not in CODECS:
+        raise ValueError(f"expected one of {', '.join(CODECS)}")
+    return value
+
+
+Codec = Annotated[str, BeforeValidator(_codec)]
 PathText = Annotated[str, BeforeValidator(_path)]
 OptionalPathText = Annotated[str | None, BeforeValidator(_optional(_path))]
 Paths = Annotated[tuple[str, ...], BeforeValidator(_paths)]

@@ -4,22 +4,28 @@ Touches neither Ray, nor TensorFlow, nor the output folder. Start at `prepare`.
 """
 
 import hashlib
-import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from engine.call import check_output_apart, check_together, settle_paths
 from engine.config import JobConfig
 from engine.data.binding import FeedBinding, bind_feed
 from engine.data.columns import select_columns
 from engine.data.ledger import Ledger
-from engine.data.listing import InputFile, list_inputs, would_list
+from engine.data.listing import list_inputs
 from engine.data.output import bind_output
-from engine.data.sink import ENCODING
-from engine.data.source import open_parquet, read_row_groups
+from engine.data.pieces import InputFile
+from engine.data.row_groups import read_row_groups
+from engine.data.sink import EncodingRules
+from engine.data.source import open_parquet
+from engine.data.storage.copying import local_copy
+from engine.data.storage.places import place_of
+from engine.data.storage.reading import Storage, storage_of
 from engine.errors import ConfigError, GraphError, PlanError
-from engine.inputs import JobInputs, check_text_columns, choose_inputs
+from engine.generations import Target, choose_generation, read_history, shared_settings
+from engine.inputs import JobInputs, check_columns_named, choose_inputs, prune_folders
 from engine.model.constants import read_constant
 from engine.model.infer import infer_tensor
 from engine.model.known import BoundModel, Request, bind_model, read_model
@@ -27,6 +33,7 @@ from engine.model.tensor import TensorSpec
 from engine.run.plan import (
     Plan,
     explain_changes,
+    explain_settings,
     inputs_digest,
     limit_rows,
     part_name,
@@ -50,14 +57,16 @@ class Job:
     """Columns bound to tensors, as far as the model file tells."""
     inputs: JobInputs
     """Files, and which of their columns and rows are read."""
+    target: Target
+    """Which generation of the output folder this is."""
     plan: Plan
     """Shards, and the identity of the job."""
 
     @property
     def part_names(self) -> dict[str, int]:
         """Shard by name of its part."""
-        shards = self.plan.shards
-        return {part_name(shard, len(shards)): shard.shard_id for shard in shards}
+        shards, generation = self.plan.shards, self.plan.generation
+        return {part_name(shard, len(shards), generation): shard.shard_id for shard in shards}
 
 
 def prepare(config: JobConfig) -> Job:
@@ -68,43 +77,40 @@ def prepare(config: JobConfig) -> Job:
         DataError: if the first input file is damaged.
     """
     given = config.model_fields_set
-    config = config.model_copy(
-        update={
-            "model": _absolute(config.model, "--model"),
-            "input": tuple(_absolute(uri, "--input") for uri in config.input),
-            "output": _absolute(config.output, "--output"),
-            "op_library": tuple(_absolute(path, "--op-library") for path in config.op_library),
-        }
-    )
-    twice = sorted(set(config.feed) & set(config.set))
-    if twice:
-        raise ConfigError(f"{twice[0]} is both fed (--feed) and set (--set); leave one of them out")
+    config = settle_paths(config)
+    check_together(config)
     bound = _bind_model(config, given)
-    check_text_columns(config, list(bound.fetch.values()))
+    check_columns_named(config, list(bound.fetch.values()))
     _check_fetches(bound, config.utf8)
     files = list_inputs(config.input)
-    _check_output_apart(config.output, files, config.input)
-    inputs = choose_inputs(config, files, bound.feed, list(bound.fetch.values()))
+    check_output_apart(config, files)
+    ledger = Ledger(config.output)
+    listed = prune_folders(config, files, storage_of(config.input))
+    history = None if config.overwrite else read_history(ledger)
+    target = choose_generation(history, listed.files, config.add, ledger.folder.place)
+    inputs = choose_inputs(config, listed, target, bound.feed, list(bound.fetch.values()))
     feeds = tuple(
         bind_feed(inputs.sources[name], bound.specs[name], inputs.fills, config.unbatched) for name in bound.feed
     )
     stop_rows = None
     if config.limit is not None:
-        stop_rows = limit_rows(files, _count_rows(files, config.limit), config.limit)
+        stop_rows = limit_rows(files, _count_rows(files, listed.storage, config.limit), config.limit)
         if not any(file.path in stop_rows for file in inputs.files):
             raise PlanError(f"--limit {config.limit}: --where holds for none of the folders of these first rows")
-    plan = make_plan(config, bound, inputs, _batch_rows(config, inputs, feeds), stop_rows)
-    return Job(config=config, model=bound, feeds=feeds, inputs=inputs, plan=plan)
+    plan = make_plan(config, bound, inputs, target, _batch_rows(config, inputs, feeds, target), stop_rows)
+    return Job(config=config, model=bound, feeds=feeds, inputs=inputs, target=target, plan=plan)
 
 
-def _batch_rows(config: JobConfig, inputs: JobInputs, feeds: tuple[FeedBinding, ...]) -> int:
-    """Return the rows of a graph call."""
+def _batch_rows(config: JobConfig, inputs: JobInputs, feeds: tuple[FeedBinding, ...], target: Target) -> int:
+    """Return the rows of a graph call; files that were added are scored as the first ones were."""
     if config.unbatched:
         if config.batch_size not in ("auto", 1):
             raise ConfigError(
                 f"--batch-size {config.batch_size}: with --unbatched every row is a graph call of its own"
             )
         return 1
+    if target.first_plan is not None and config.batch_size == "auto":
+        return int(target.first_plan["settings"]["batch_size"])
     unknown = [path for feed in feeds if feed.row_bytes() is None for path in feed.source.columns]
     physical = [path for path in unknown if str(path) not in inputs.first.partitions]
     groups = read_row_groups(inputs.metadata, select_columns(inputs.first.schema, physical))
@@ -114,12 +120,17 @@ def _batch_rows(config: JobConfig, inputs: JobInputs, feeds: tuple[FeedBinding, 
 
 
 def make_plan(
-    config: JobConfig, bound: BoundModel, inputs: JobInputs, batch_rows: int, stop_rows: Mapping[str, int] | None
+    config: JobConfig,
+    bound: BoundModel,
+    inputs: JobInputs,
+    target: Target,
+    batch_rows: int,
+    stop_rows: Mapping[str, int] | None,
 ) -> Plan:
     """Cut the files into shards and hash what decides the output."""
     files = inputs.files
     shard_bytes = resolve_shard_bytes(config.shard_size, sum(file.size_bytes for file in files))
-    settings = {
+    settings: dict[str, Any] = {
         "model_sha256": bound.known.sha256,
         "op_library_sha256": [_file_sha256(path) for path in config.op_library],
         "allow_op": sorted(config.allow_op),
@@ -138,16 +149,36 @@ def make_plan(
         "limit": config.limit,
         "batch_size": batch_rows,
         "shard_size": shard_bytes,
-        "encoding": ENCODING,
+        "encoding": encoding_rules(config).settings(),
         "versions": {name: version for name, version in installed_versions().items() if name != "ray"},
     }
+    if target.generation:
+        first_plan_id = target.first_plan["plan_id"] if target.first_plan else ""
+        settings |= {"generation": target.generation, "first_plan_id": first_plan_id}
     shards = tuple(plan_shards(files, shard_bytes, stop_rows))
-    return Plan(plan_id(settings), settings, files, shards, batch_rows, shard_bytes)
+    return Plan(plan_id(settings), settings, files, shards, batch_rows, shard_bytes, target.generation)
 
 
-def find_changes(job: Job, ledger: Ledger, earlier: Mapping[str, Any]) -> list[str]:
-    """Say what differs between the output folder's plan and this job; empty where it is the same job."""
-    changes = explain_changes(earlier["settings"], job.plan.settings, ledger.read_inputs(), job.plan.files)
+def encoding_rules(config: JobConfig) -> EncodingRules:
+    """Return how the call wants parts to be encoded."""
+    group_rows = config.row_group_size if isinstance(config.row_group_size, int) else None
+    return EncodingRules(config.compression, group_rows, config.dictionary)
+
+
+def find_changes(job: Job, ledger: Ledger, earlier: Mapping[str, Any] | None) -> list[str]:
+    """Say what differs between the output folder's plan and this job; empty where it is the same job.
+
+    Args:
+        job: the job.
+        ledger: the output folder.
+        earlier: the plan of the job's generation; None for one that is new, which agrees with the first one.
+    """
+    if earlier is None:
+        before = {} if job.target.first_plan is None else shared_settings(job.target.first_plan["settings"])
+        return explain_settings(before, shared_settings(job.plan.settings))
+    listings = ledger.read_inputs()
+    old = listings[job.plan.generation] if job.plan.generation < len(listings) else ()
+    changes = explain_changes(earlier["settings"], job.plan.settings, old, job.plan.files)
     return changes or ([] if earlier["plan_id"] == job.plan.plan_id else ["its plan id"])
 
 
@@ -164,9 +195,12 @@ def _bind_model(config: JobConfig, given: Collection[str]) -> BoundModel:
     )
     remark = ""
     try:
-        known = read_model(config.model)
-        remark = f"; {known.remark}" if known.remark else ""
-        bound = bind_model(known, request)
+        with local_copy(config.model) as path:
+            known = read_model(path)
+            remark = f"; {known.remark}" if known.remark else ""
+            bound = bind_model(known, request)
+            found = replace(known.found, given=place_of(config.model))
+            bound = replace(bound, known=replace(known, found=found))
     except GraphError as error:
         raise GraphError(f"--model {error}{remark}") from error
     for name, value in config.set.items():
@@ -192,25 +226,6 @@ def _file_sha256(path: str) -> str:
         raise ConfigError(f"--op-library {path}: {error.strerror}") from error
 
 
-def _absolute(path: str, flag: str) -> str:
-    """Return the absolute path; inside a Ray job the working folder is a copy that goes with the job."""
-    if "://" in path:
-        raise ConfigError(f"{flag} {path}: expected a local path; remote storage is not supported yet")
-    if not os.path.isabs(path) and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
-        raise ConfigError(f"{flag} {path}: a relative path inside a Ray job; name the whole path, /...")
-    return os.path.abspath(path)
-
-
-def _check_output_apart(output: str, files: tuple[InputFile, ...], inputs: tuple[str, ...]) -> None:
-    real = os.path.realpath(output)
-    for uri in inputs:
-        if would_list(uri, output):
-            raise PlanError(f"--output {output} lies inside the input {uri}; name a folder beside it")
-    for file in files:
-        if os.path.realpath(file.path).startswith(real + os.sep):
-            raise PlanError(f"--output {output} holds the input file {file.path}; name a folder beside it")
-
-
 def _fixed_rows(feeds: tuple[FeedBinding, ...]) -> int | None:
     fixed = {feed.fixed_rows: feed for feed in feeds if feed.fixed_rows is not None}
     if len(fixed) > 1:
@@ -218,12 +233,12 @@ def _fixed_rows(feeds: tuple[FeedBinding, ...]) -> int | None:
     return next(iter(fixed), None)
 
 
-def _count_rows(files: tuple[InputFile, ...], limit: int) -> dict[str, int]:
+def _count_rows(files: tuple[InputFile, ...], storage: Storage, limit: int) -> dict[str, int]:
     """Read footers until `limit` rows are covered."""
     num_rows: dict[str, int] = {}
     for file in files:
         if sum(num_rows.values()) >= limit:
             break
-        with open_parquet(file.path) as opened:
+        with open_parquet(file.path, storage) as opened:
             num_rows[file.path] = opened.metadata.num_rows
     return num_rows

@@ -10,10 +10,12 @@ from engine.config import JobConfig
 from engine.data.binding import FeedBinding
 from engine.data.columns import leaf_names, select_columns
 from engine.data.ledger import Ledger
-from engine.data.source import SLICE_BYTES, cut_slices, read_row_groups, row_width
+from engine.data.row_groups import SLICE_BYTES, cut_slices, read_row_groups, row_width
+from engine.errors import PlanError
 from engine.model.infer import infer_tensor
 from engine.model.tensor import TensorSpec
-from engine.prepare import Job, find_changes, prepare
+from engine.prepare import Job, prepare
+from engine.resuming import find_done
 from engine.run.plan import part_name
 from engine.run.schedule import SHARDS_PER_WORKER
 
@@ -67,6 +69,12 @@ class Preview:
     """Input bytes per shard, at most."""
     num_done: int
     """Parts that the output folder holds already."""
+    is_finished: bool
+    """Whether nothing is left to do."""
+    generation: int
+    """Which time that files are added (--add), from 0."""
+    has_more: bool
+    """Whether more files are scored once this generation, which was cut off, is done."""
     refusal: str
     """Why the output folder would be refused, if it would."""
     batch_rows: int
@@ -99,11 +107,11 @@ def preview(config: JobConfig) -> Preview:
     """
     job = prepare(config)
     shards, ledger = job.plan.shards, Ledger(job.config.output)
-    earlier, refusal, num_done = ledger.read_plan(), "", 0
-    if earlier is not None and not earlier.get("discarding") and not job.config.overwrite:
-        changes = find_changes(job, ledger, earlier)
-        refusal = "; ".join(changes) if ledger.holds_parts(earlier["num_shards"]) else ""
-        num_done = 0 if changes else len(ledger.find_parts(job.part_names))
+    refusal, done = "", None
+    try:
+        done = find_done(job, ledger)
+    except PlanError as error:
+        refusal = str(error)
     return Preview(
         plan_id=job.plan.plan_id,
         model=_model_text(job),
@@ -113,23 +121,28 @@ def preview(config: JobConfig) -> Preview:
         input_bytes=sum(file.size_bytes for file in job.plan.files),
         num_shards=len(shards),
         shard_bytes=job.plan.shard_bytes,
-        num_done=num_done,
+        num_done=len(done.parts) if done else 0,
+        is_finished=done is not None and done.is_finished,
+        generation=job.plan.generation,
+        has_more=job.target.has_more,
         refusal=refusal,
         batch_rows=job.plan.batch_rows,
         feeds=tuple((f.column, _type_text(f), str(f.tensor)) for f in job.feeds),
         fetches=tuple((str(_fetched(job, name)), column) for name, column in job.model.fetch.items()),
         kept=tuple((str(path), str(path.type)) for path in job.inputs.keep),
         memory=measure_memory(job),
-        output=job.config.output,
-        parts=tuple(part_name(shards[i], len(shards)) for i in sorted({0, len(shards) - 1})),
+        output=ledger.folder.place,
+        parts=tuple(part_name(shards[i], len(shards), job.plan.generation) for i in sorted({0, len(shards) - 1})),
     )
 
 
 def _model_text(job: Job) -> str:
     known = job.model.known
     if known.remark:
-        return f"{job.config.model} ({known.remark})"
-    return job.config.model if known.graph else f"{job.config.model} (a {known.found.kind}: frozen first, on a worker)"
+        return f"{known.found.given} ({known.remark})"
+    return (
+        known.found.given if known.graph else f"{known.found.given} (a {known.found.kind}: frozen first, on a worker)"
+    )
 
 
 def _type_text(feed: FeedBinding) -> str:

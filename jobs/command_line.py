@@ -88,7 +88,7 @@ def _parameters(kind: type[JobConfig] | type[FreezeConfig]) -> list[inspect.Para
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     annotation: Any = str | None
-    is_many = get_origin(field.annotation) in (tuple, dict) or name == "keep"
+    is_many = get_origin(field.annotation) in (tuple, dict) or name in ("keep", "dictionary")
     if field.annotation is bool:
         annotation = bool | None
     elif is_many:

@@ -49,6 +49,10 @@ def test_defaults() -> None:
         "allow_op": (),
         "address": None,
         "overwrite": False,
+        "add": False,
+        "compression": "zstd",
+        "row_group_size": "auto",
+        "dictionary": None,
     }
 
 
@@ -254,6 +258,10 @@ def test_flags_and_toml_give_the_same_config() -> None:
         limit = 7
         address = "h:1"
         overwrite = true
+        add = true
+        compression = "none"
+        row_group_size = 1000
+        dictionary = ["id"]
         where = ["a = 1", "b in x,y"]
         utf8 = ["label"]
         provenance = true
@@ -280,6 +288,10 @@ def test_flags_and_toml_give_the_same_config() -> None:
         "init_op": ("init",),
         "keep": ("id,name",),
         "batch_size": "32",
+        "add": True,
+        "compression": "none",
+        "row_group_size": "1000",
+        "dictionary": ("id",),
         "actors": "2",
         "gpus_per_actor": "0.5",
         "cpus_per_actor": "1",

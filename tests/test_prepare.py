@@ -205,7 +205,7 @@ def test_output_inside_what_a_glob_walks_is_a_mistake(settings: dict[str, Any], 
         assert "--output" in refusal(PlanError, settings, **more)
 
 
-@pytest.mark.parametrize("scheme", ["s3", "gs", "hdfs"])
+@pytest.mark.parametrize("scheme", ["nowhere", "hdfs"])
 def test_output_elsewhere_is_not_a_local_folder_of_that_name(settings: dict[str, Any], scheme: str) -> None:
     with pytest.raises(Mistake, match=rf"--output {scheme}://bucket/out"):
         prepared(settings, output=f"{scheme}://bucket/out")

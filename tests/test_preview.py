@@ -12,11 +12,11 @@ from graphs import graph, node, placeholder
 
 from engine.config import build_config
 from engine.data.ledger import Ledger
-from engine.data.source import SLICE_BYTES
+from engine.data.row_groups import SLICE_BYTES
 from engine.errors import PlanError
-from engine.job import claim_output
 from engine.prepare import prepare
 from engine.preview import DataInFlight, Preview, preview
+from engine.resuming import claim_output
 from engine.run.schedule import SHARDS_PER_WORKER
 
 
@@ -115,9 +115,10 @@ def start(settings: dict[str, Any], parts: int = 0) -> None:
     """Leave the output folder as an earlier run that was cut off would."""
     job = prepare(build_config(settings))
     ledger = Ledger(job.config.output)
+    ledger.folder.make()
     claim_output(job, ledger, None, "ab")
     for name in list(job.part_names)[:parts]:
-        (ledger.root / name).write_bytes(b"")
+        (Path(job.config.output) / name).write_bytes(b"")
 
 
 def test_parts_that_are_done_are_counted(settings: dict[str, Any]) -> None:
@@ -129,7 +130,7 @@ def test_parts_that_are_done_are_counted(settings: dict[str, Any]) -> None:
 def test_a_job_that_differs_would_be_refused(settings: dict[str, Any]) -> None:
     start({**settings, "batch_size": 8}, parts=1)
     found = previewed(settings, batch_size=16)
-    assert found.refusal == "batch_size 8 -> 16"
+    assert "holds a job that differs: batch_size 8 -> 16;" in found.refusal
     assert found.num_done == 0
     assert previewed(settings, batch_size=16, overwrite=True).refusal == ""
 

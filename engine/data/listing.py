@@ -1,53 +1,24 @@
-"""Lists the input files. Holds no pyarrow, so that planning stays light. Start at `list_inputs`."""
+"""Lists the input files: folders, files and globs, on this machine or in a store. Start at `list_inputs`.
 
+Only names, sizes and times are looked at, which a store tells by the page; no file is opened.
+"""
+
+import fnmatch
 import glob
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from urllib.parse import unquote
 
-from engine.errors import PlanError
+from engine.data.pieces import InputFile, partition_folder
+from engine.data.storage.places import is_inside, is_local, place_of
+from engine.data.storage.reading import FileState, Storage, storage_of
+from engine.errors import DataError, PlanError
 
 SUFFIXES = (".parquet", ".parq", ".pq")
-DEFAULT_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+HIDDEN = ("_", ".")
 TABLE_FORMATS = {"_delta_log": "Delta Lake", ".hoodie": "Hudi", "metadata": "Iceberg"}
-
-
-@dataclass(frozen=True, slots=True)
-class InputFile:
-    """One input file as the listing saw it."""
-
-    path: str
-    """Absolute path."""
-    relative_path: str
-    """Path below the folder that was listed, or below the fixed part of a glob."""
-    size_bytes: int
-    """Size on disk."""
-    mtime_ns: int
-    """Time of the last change, nanoseconds since 1970."""
-    partition: str
-    """Its Hive partition folder below the root, `dt=2026-01-01/country=de`; empty where there is none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A whole input file or a byte range of one: a row group belongs to the range that holds its midpoint."""
-
-    path: str
-    """Absolute path."""
-    relative_path: str
-    """Path below the folder that was listed; what a part says of its source."""
-    size_bytes: int
-    """Size when it was listed; compared when the file is opened."""
-    mtime_ns: int
-    """Time of the last change when it was listed; compared when the file is opened."""
-    start_byte: int
-    """First byte of the range."""
-    stop_byte: int
-    """End of the range, not in it."""
-    stop_row: int | None
-    """Rows of the file from this one on are left out (--limit); None for no limit."""
+MAGIC = re.compile("[*?[]")
 
 
 def list_inputs(uris: Sequence[str]) -> tuple[InputFile, ...]:
@@ -60,20 +31,25 @@ def list_inputs(uris: Sequence[str]) -> tuple[InputFile, ...]:
     """
     files: dict[str, InputFile] = {}
     for uri in uris:
-        found = list(_list_uri(uri))
-        if not found:
-            raise PlanError(f"--input {uri}: no input files; expected {', '.join('*' + s for s in SUFFIXES)} in it")
-        for file in found:
-            real = os.path.realpath(file.path)
-            if real in files:
-                raise PlanError(f"--input {uri}: {file.path} is the same file as {files[real].path}; name it once")
-            files[real] = file
+        num_before = len(files)
+        for real, file in _list_local(uri) if is_local(uri) else _list_remote(uri):
+            twin = files.setdefault(real, file)
+            if twin is not file:
+                raise PlanError(f"--input {place_of(uri)}: {file.path} is the same file as {twin.path}; name it once")
+        if len(files) == num_before:
+            suffixes = ", ".join("*" + suffix for suffix in SUFFIXES)
+            raise PlanError(f"--input {place_of(uri)}: no input files; expected {suffixes} in it")
     # By the path below its root first, so that renaming a root keeps the order, and with it every shard.
     return tuple(sorted(files.values(), key=lambda file: (file.relative_path, file.path)))
 
 
 def would_list(uri: str, folder: str) -> bool:
-    """Whether what is written to `folder` (which need not exist yet) would become part of the input `uri`."""
+    """Whether what is written to the place `folder` (which need not exist yet) would become part of the input `uri`."""
+    if is_local(uri) != is_local(folder):
+        return False
+    if not is_local(uri):
+        place = place_of(uri)
+        return is_inside(folder, _glob_root(place) if MAGIC.search(place) else place)
     if glob.has_magic(uri) and not os.path.exists(uri):
         if "**" not in uri:
             return any(place.match(uri) for place in (Path(folder), *Path(folder).parents))
@@ -86,10 +62,17 @@ def would_list(uri: str, folder: str) -> bool:
 
 def _glob_root(pattern: str) -> str:
     """Return the folder that the fixed part of a glob names."""
-    return os.path.dirname(pattern[: min(pattern.index(char) for char in "*?[" if char in pattern)])
+    found = MAGIC.search(pattern)
+    return os.path.dirname(pattern[: found.start()] if found else pattern)
 
 
-def _list_uri(uri: str) -> Iterator[InputFile]:
+def is_hidden(name: str) -> bool:
+    """Whether a file or one of the folders on the way to it begins with `_` or `.`."""
+    return any(part.startswith(HIDDEN) for part in name.split("/"))
+
+
+def _list_local(uri: str) -> Iterator[tuple[str, InputFile]]:
+    """Yield the files of a local input, each with its real path, by which two names of one file are told."""
     path = os.path.abspath(uri)
     if os.path.isdir(path):
         yield from _walk(path, path)
@@ -99,54 +82,116 @@ def _list_uri(uri: str) -> Iterator[InputFile]:
         root = _glob_root(path)
         seen: set[str] = set()  # ** matches folders and the files in them alike
         for match in sorted(glob.iglob(path, recursive=True)):
-            is_hidden = any(part.startswith(("_", ".")) for part in Path(match).relative_to(root).parts)
-            if not is_hidden:
-                found = list(_walk(match, root)) if os.path.isdir(match) else [_input_file(match, root)]
-                yield from (file for file in found if file.path not in seen)
-                seen.update(file.path for file in found)
+            if not is_hidden(os.path.relpath(match, root)):
+                found = _walk(match, root) if os.path.isdir(match) else [_input_file(match, root)]
+                for real, file in found:
+                    if file.path not in seen:
+                        seen.add(file.path)
+                        yield real, file
         for folder in {os.path.dirname(name) for name in seen}:
-            _refuse_table(folder, os.listdir(folder))
+            _refuse_local_table(folder, os.listdir(folder))
     else:
         raise PlanError(f"--input {uri}: no such file or folder")
 
 
-def _walk(folder: str, root: str) -> Iterator[InputFile]:
+def _walk(folder: str, root: str) -> Iterator[tuple[str, InputFile]]:
     def refuse(error: OSError) -> None:
         raise PlanError(f"--input {folder}: cannot list {error.filename} ({error.strerror})")
 
     for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        _refuse_table(place, folders)
-        folders[:] = sorted(name for name in folders if not name.startswith(("_", ".")))
-        above = os.path.realpath(place) + os.sep
+        _refuse_local_table(place, folders)
+        folders[:] = sorted(name for name in folders if not name.startswith(HIDDEN))
+        real = os.path.realpath(place)
         for name in folders:
-            if above.startswith(os.path.realpath(os.path.join(place, name)) + os.sep):
+            if (real + os.sep).startswith(os.path.realpath(os.path.join(place, name)) + os.sep):
                 raise PlanError(f"--input {folder}: {os.path.join(place, name)} links to a folder above itself")
-        for name in sorted(names):
-            if name.endswith(SUFFIXES) and not name.startswith(("_", ".")):
-                yield _input_file(os.path.join(place, name), root)
+        below = os.path.relpath(place, root)
+        start = "" if below == "." else below + os.sep
+        partition = partition_folder(below)
+        for name in names:
+            if name.endswith(SUFFIXES) and not name.startswith(HIDDEN):
+                path = os.path.join(place, name)
+                status = _stat(path)
+                is_link = status is not None and os.path.islink(path)
+                yield (
+                    os.path.realpath(path) if is_link else real + os.sep + name,
+                    InputFile(path, start + name, status.st_size, status.st_mtime_ns, partition),
+                )
 
 
-def partition_values(folder: str) -> dict[str, str | None]:
-    """Return the values of the Hive partitions in a folder's path, by name; None for Hive's default partition."""
-    pairs = (part.partition("=") for part in folder.split("/") if "=" in part)
-    return {name: None if value == DEFAULT_PARTITION else unquote(value) for name, _, value in pairs}
+def _input_file(path: str, root: str) -> tuple[str, InputFile]:
+    status, relative = _stat(path), os.path.relpath(path, root)
+    partition = partition_folder(os.path.dirname(relative))
+    return os.path.realpath(path), InputFile(path, relative, status.st_size, status.st_mtime_ns, partition)
 
 
-def _refuse_table(folder: str, names: Sequence[str]) -> None:
-    for marker, table_format in TABLE_FORMATS.items():
-        is_iceberg = marker != "metadata" or glob.glob(os.path.join(glob.escape(folder), marker, "*.metadata.json"))
-        if marker in names and is_iceberg:
-            raise PlanError(
-                f"--input {folder}: this is a {table_format} table, whose plain listing holds deleted rows; "
-                "export a snapshot of it to Parquet first"
-            )
-
-
-def _input_file(path: str, root: str) -> InputFile:
+def _stat(path: str) -> os.stat_result:
     try:
-        status = os.stat(path)
+        return os.stat(path)
     except OSError as error:
         raise PlanError(f"--input {path}: {error.strerror}") from error
-    relative = os.path.relpath(path, root)
-    partition = "/".join(part for part in Path(relative).parent.parts if "=" in part)
-    return InputFile(path, relative, status.st_size, status.st_mtime_ns, partition)
+
+
+def _refuse_local_table(folder: str, names: Collection[str]) -> None:
+    for marker in TABLE_FORMATS.keys() & set(names):
+        if marker != "metadata" or glob.glob(os.path.join(glob.escape(folder), marker, "*.metadata.json")):
+            _refuse_table(folder, marker)
+
+
+def _refuse_table(folder: str, marker: str) -> None:
+    raise PlanError(
+        f"--input {folder}: this is a {TABLE_FORMATS[marker]} table, whose plain listing holds deleted rows; "
+        "export a snapshot of it to Parquet first"
+    )
+
+
+def _list_remote(uri: str) -> Iterator[tuple[str, InputFile]]:
+    """Yield the files of an input in a store, each with its place."""
+    place, storage = place_of(uri), storage_of([uri])
+    try:
+        yield from ((file.path, file) for file in _list_place(place, storage))
+    except DataError as error:
+        raise PlanError(f"--input {error.message}") from error
+
+
+def _list_place(place: str, storage: Storage) -> Iterator[InputFile]:
+    found = storage.find(place)
+    if found.name == "File":
+        root = os.path.dirname(place)
+        yield _remote_file(place, root, storage.state(place))
+    elif found.name == "Directory":
+        yield from _choose(storage.list_files(place), place)
+    elif MAGIC.search(place):
+        root = _glob_root(place)
+        patterns = place[len(root) + 1 :].split("/")
+        matched = (each for each in storage.list_files(root) if _matches(each[0].split("/"), patterns))
+        yield from _choose(matched, root)
+    else:
+        raise PlanError(f"--input {place}: no such file or folder")
+
+
+def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Whether a glob means a file, by its own name or that of a folder above it; `**` means any folders."""
+    if not patterns:
+        return True
+    if patterns[0] == "**":
+        return any(_matches(parts[start:], patterns[1:]) for start in range(len(parts) + 1))
+    return bool(parts) and fnmatch.fnmatchcase(parts[0], patterns[0]) and _matches(parts[1:], patterns[1:])
+
+
+def _choose(files: Iterable[tuple[str, FileState]], root: str) -> Iterator[InputFile]:
+    """Yield those of the files below `root` that are inputs."""
+    for name, state in files:
+        folder, _, last = name.rpartition("/")
+        for marker in TABLE_FORMATS:
+            is_metadata = marker != "metadata" or last.endswith(".metadata.json")
+            if is_metadata and f"/{marker}/" in f"/{folder}/":
+                _refuse_table(f"{root}/{folder.partition(marker)[0]}".rstrip("/"), marker)
+        if last.endswith(SUFFIXES) and not is_hidden(name):
+            yield _remote_file(f"{root}/{name}", root, state)
+
+
+def _remote_file(place: str, root: str, state: FileState) -> InputFile:
+    relative = place[len(root) + 1 :]
+    partition = partition_folder(os.path.dirname(relative))
+    return InputFile(place, relative, state.size_bytes, state.mtime_ns, partition)

@@ -6,13 +6,12 @@ A footer holds nothing that differs between two runs of one plan. Start at `Part
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.data.arrow_errors import reading
-from engine.data.sink import PublishedPart, hash_file
+from engine.data.storage.folder import OutputFolder, PublishedPart
 from engine.errors import PlanError
 
 METADATA_KEY = "icefloe"
@@ -116,15 +115,25 @@ MANIFEST_SCHEMA = pa.schema(
 )
 
 
-def read_part_facts(path: Path) -> PartFacts:
-    """Return what a part's footer says.
+def read_part_facts(folder: OutputFolder, name: str) -> PartFacts:
+    """Return what the footer of the part `name` says.
 
     Raises:
         PlanError: if no job of ours wrote the file.
         DataError: if it is damaged.
     """
-    with reading(str(path)):
-        metadata = pq.read_metadata(path).metadata or {}
+    place = folder.place_of(name)
+    with folder.open(name) as file, reading(place):
+        metadata = pq.read_metadata(file).metadata or {}
+    return parse_part_facts(place, metadata)
+
+
+def parse_part_facts(place: str, metadata: Mapping[bytes, bytes]) -> PartFacts:
+    """Return what the metadata in the footer of the part at `place` say.
+
+    Raises:
+        PlanError: if no job of ours wrote the file.
+    """
     try:
         facts = json.loads(metadata[METADATA_KEY.encode()])
         counts = RowCounts(*(facts[name] for name in ("rows_in", "rows", "rows_quarantined", "rows_filtered")))
@@ -132,7 +141,7 @@ def read_part_facts(path: Path) -> PartFacts:
         sources = json.dumps(facts["sources"], sort_keys=True)
         return PartFacts(facts["plan_id"], facts["shard_id"], sources, counts, odd_values)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise PlanError(f"{path} has a part's name, but no job of ours wrote it; move it away") from error
+        raise PlanError(f"{place} has a part's name, but no job of ours wrote it; move it away") from error
 
 
 def manifest_row(
@@ -152,10 +161,6 @@ def manifest_row(
     )
 
 
-def describe_part(root: Path, name: str) -> ManifestRow:
+def describe_part(folder: OutputFolder, name: str) -> ManifestRow:
     """Return the manifest's row of a part of an earlier run, from its footer and bytes."""
-    path = root / name
-    facts = read_part_facts(path)
-    with reading(str(path)):
-        part = hash_file(path)
-    return manifest_row(name, facts, part, None, None)
+    return manifest_row(name, read_part_facts(folder, name), folder.hash(name), None, None)

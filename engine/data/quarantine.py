@@ -3,21 +3,20 @@
 One file a shard, written before its part and by the same rules: whole or not at all. Start at `Quarantine`.
 """
 
-import contextlib
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
 
 from engine.data.faults import Faults
-from engine.data.sink import PartWriter, choose_encoding, writing
+from engine.data.sink import PartWriter, choose_encoding
 from engine.data.source import Slice
+from engine.data.storage.folder import OutputFolder
 
 FOLDER = "_icefloe/quarantine"
-QUARANTINE = re.compile(r"bad-\d{5,}-of-\d{5,}\.parquet")
+QUARANTINE = re.compile(r"bad-(?:g\d{4,}-)?\d{5,}-of-\d{5,}\.parquet")
 REASONS = (
     pa.field("_file", pa.string()),
     pa.field("_row", pa.int64()),
@@ -27,22 +26,22 @@ REASONS = (
 NUM_SHOWN = 3
 
 
-def quarantine_name(shard_id: int, num_shards: int) -> str:
-    """Return the path of a shard's quarantine below the output folder."""
-    return f"{FOLDER}/bad-{shard_id:05d}-of-{num_shards:05d}.parquet"
+def quarantine_name(part: str) -> str:
+    """Return the path below the output folder of the quarantine of a part, which is numbered alike."""
+    return f"{FOLDER}/bad-{part.rpartition('/')[2].removeprefix('part-')}"
 
 
 class Quarantine:
     """The bad rows of one shard, being written; without bad rows there is no file."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        """Point at the file `path`, whose rows have the columns of `schema` and the reasons.
+    def __init__(self, folder: OutputFolder, name: str, schema: pa.Schema) -> None:
+        """Point at the file `name` of `folder`, whose rows have the columns of `schema` and the reasons.
 
         Columns of the input that are called like the reasons are left out.
         """
         ours = {field.name for field in REASONS}
         self._schema = pa.schema([*(field for field in schema if field.name not in ours), *REASONS])
-        self._path = path
+        self._folder, self._name = folder, name
         self._writer: PartWriter | None = None
         self.num_rows = 0
         """Rows set aside so far."""
@@ -69,7 +68,7 @@ class Quarantine:
         if not len(faults):
             return
         if self._writer is None:
-            self._writer = PartWriter(self._path, self._schema, choose_encoding(self._schema, ()))
+            self._writer = PartWriter(self._folder, self._name, self._schema, choose_encoding(self._schema, ()))
         bad = faults.in_order()
         positions = faults.rows()
         rows = read.table.take(pa.array(positions)) if read.table.num_columns else read.table
@@ -98,7 +97,6 @@ class Quarantine:
             StorageError: if the disk refuses.
         """
         if self._writer is not None:
-            self._writer.publish(facts, confirm, lambda _: has_part())
-        elif self._path.exists() and not has_part():
-            with writing(self._path), contextlib.suppress(FileNotFoundError):
-                self._path.unlink()
+            self._writer.publish(facts, confirm, has_part)
+        elif self._folder.size(self._name) is not None and not has_part():
+            self._folder.remove(self._name)

@@ -19,12 +19,15 @@ import pyarrow as pa
 
 import engine
 from engine.data.ledger import read_plan_id
-from engine.errors import ClusterError, DataError, EngineError, JobFailedError
+from engine.data.storage.opening import open_folder
+from engine.errors import ClusterError, ConfigError, DataError, EngineError, JobFailedError
 from engine.model.session import ModelSession, SessionOptions, load_session
 from engine.run.plan import Shard
 from engine.run.shard import Scorer
 from engine.run.spec import ScoringSpec, ShardResult
 from engine.run.versions import installed_versions
+
+SHARED = "use a path that all nodes share, or a store (s3://...) that all may reach"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,19 +133,21 @@ def check_node(spec: ScoringSpec) -> None:
     ]
     if odd:
         raise ClusterError(f"node {node} runs {', '.join(odd)} ({Path(engine.__file__).parent}); install the same lock")
-    found = read_plan_id(spec.output)
+    try:
+        folder = open_folder(spec.output)
+        found = read_plan_id(folder, spec.generation)
+    except (ConfigError, DataError) as error:
+        raise ClusterError(f"node {node} does not reach the output folder: {error}") from error
     if found is None:
-        raise ClusterError(f"node {node} does not see the output folder {spec.output}; use a path that all nodes share")
+        raise ClusterError(f"node {node} does not see the output folder {folder.place}; {SHARED}")
     if found != spec.plan_id:
-        raise ClusterError(f"{spec.output} was taken over by another job while this one started")
+        raise ClusterError(f"{folder.place} was taken over by another job while this one started")
     path = spec.samples[0].path
     try:
-        with open(path, "rb"):
+        with spec.selection.storage.open(path):
             pass
-    except OSError as error:
-        raise ClusterError(
-            f"node {node} does not see {path} ({error.strerror}); use a path that all nodes share"
-        ) from error
+    except (ConfigError, DataError) as error:
+        raise ClusterError(f"node {node} does not see {path} ({error}); {SHARED}") from error
 
 
 def _unforeseen(where: str, error: Exception) -> EngineError:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from engine.data.storage.copying import local_copy
+from engine.data.storage.places import is_local
 from engine.errors import ClusterError, EngineError, GraphError, JobFailedError, WorkerLostError
 from engine.model.freezing.plan import FreezeOptions
 from engine.model.known import BoundModel, read_model
@@ -49,12 +51,13 @@ def scored_model(bound: BoundModel, constants: Mapping[str, Any]) -> ScoredModel
     return ScoredModel(graph.data, *pairs, constants, bound.init_ops)
 
 
-def freeze_on_worker(call: Callable[..., ScoredModel | EngineError], bound: BoundModel) -> ScoredModel:
+def freeze_on_worker(call: Callable[..., ScoredModel | EngineError], bound: BoundModel, uri: str) -> ScoredModel:
     """Freeze the model of a job in a worker process.
 
     Args:
         call: calls a function with one argument in a worker process of its own (`Cluster.call`).
         bound: the model.
+        uri: where it lies, for every node.
 
     Raises:
         Mistake: if the model cannot be frozen, or the worker's node does not see it.
@@ -63,7 +66,7 @@ def freeze_on_worker(call: Callable[..., ScoredModel | EngineError], bound: Boun
     # The graph itself need not travel: the worker reads it where it lies.
     slim = replace(bound, known=replace(bound.known, meta=None))
     try:
-        value = call(freeze_here, slim)
+        value = call(freeze_here, (slim, uri))
     except WorkerLostError as error:
         path = bound.known.found.given
         raise JobFailedError(
@@ -74,15 +77,19 @@ def freeze_on_worker(call: Callable[..., ScoredModel | EngineError], bound: Boun
     return value
 
 
-def freeze_here(bound: BoundModel) -> ScoredModel | EngineError:
-    """Freeze the model of a job in this process; returns the reason where that cannot be done."""
-    node, path = socket.gethostname(), bound.known.found.given
+def freeze_here(given: tuple[BoundModel, str]) -> ScoredModel | EngineError:
+    """Freeze the model of a job, which lies at a URI, in this process; returns the reason where that cannot be done."""
+    (bound, uri), node = given, socket.gethostname()
+    path = bound.known.found.given
     try:
-        if not os.path.exists(path) and not list(Path(path).parent.glob(Path(path).name + "*")):
+        if is_local(uri) and not os.path.exists(path) and not list(Path(path).parent.glob(Path(path).name + "*")):
             return ClusterError(f"node {node} does not see the model {path}; use a path that all nodes share")
-        if read_model(path).sha256 != bound.known.sha256:
-            return ClusterError(f"node {node} sees another model at {path} than the driver; use a path that all share")
-        return _freeze(bound, path)
+        with local_copy(uri) as copy:
+            if read_model(copy).sha256 != bound.known.sha256:
+                return ClusterError(
+                    f"node {node} sees another model at {path} than the driver; use a path that all share"
+                )
+            return _freeze(bound, copy)
     except EngineError as error:
         return error
     except Exception as error:  # the boundary: what nobody foresaw becomes a failure with its traceback

@@ -7,13 +7,13 @@ give the same plan whatever the number of actors. Start at `plan_shards` and `pl
 import hashlib
 import json
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.data.listing import InputFile, Piece
+from engine.data.pieces import InputFile, Piece
 
+MAX_SHOWN = 5
 MIB = 2**20
 MIN_SHARD_BYTES, MAX_SHARD_BYTES = 16 * MIB, 256 * MIB
 SHARDS_PER_JOB = 512
@@ -55,15 +55,18 @@ class Plan:
     """Rows per graph call."""
     shard_bytes: int
     """Input bytes per shard."""
+    generation: int = 0
+    """Which time that files were added; part of the names of its parts."""
 
     def whole_file(self, file: InputFile) -> Piece:
         """Return one of the input files as a piece, to look at some of its rows."""
         return Piece(file.path, file.relative_path, file.size_bytes, file.mtime_ns, 0, file.size_bytes, None)
 
 
-def part_name(shard: Shard, num_shards: int) -> str:
-    """Return the path of a shard's part below the output folder."""
-    name = f"part-{shard.shard_id:05d}-of-{num_shards:05d}.parquet"
+def part_name(shard: Shard, num_shards: int, generation: int = 0) -> str:
+    """Return the path of a shard's part below the output folder; later generations have their number in it."""
+    number = f"g{generation:04d}-" if generation else ""
+    name = f"part-{number}{shard.shard_id:05d}-of-{num_shards:05d}.parquet"
     return f"{shard.partition}/{name}" if shard.partition else name
 
 
@@ -150,36 +153,69 @@ def explain_changes(
     before: Mapping[str, Any], after: Mapping[str, Any], old_files: Sequence[InputFile], files: Sequence[InputFile]
 ) -> list[str]:
     """Say what differs between an earlier plan's settings and inputs and these, a sentence each."""
-    changes = [
-        f"{name} {before.get(name)} -> {after.get(name)}"
-        for name in sorted({*before, *after} - {"inputs_sha256"})
-        # As JSON, for that is how the earlier ones were kept: a tuple has become a list, NaN is equal to itself.
-        if json.dumps(before.get(name), sort_keys=True) != json.dumps(after.get(name), sort_keys=True)
-    ]
+    changes = explain_settings(before, after)
     if not old_files:  # killed before it wrote them; the digest has names and sizes
         same = before.get("inputs_sha256") == after.get("inputs_sha256")
         return changes if same else [*changes, "the input files differ"]
-    old, new = _by_name(old_files), _by_name(files)
-    added, gone = [name for name in new if name not in old], [name for name in old if name not in new]
+    pairs, added = pair_files(old_files, files)
     if added:
-        changes.append(f"{len(added)} input files new, first: {added[0][0]}")
-    if gone:
-        changes.append(f"{len(gone)} input files gone, first: {gone[0][0]}")
-    for name in [name for name in new if name in old]:
-        if old[name].size_bytes != new[name].size_bytes:
-            changes.append(f"{name[0]} {old[name].size_bytes} -> {new[name].size_bytes} bytes")
-        elif old[name].mtime_ns != new[name].mtime_ns:
-            changes.append(f"{name[0]} touched, same size")
+        changes.append(f"{len(added)} input files new, first: {added[0].relative_path}")
+    if len(pairs) < len(old_files):
+        kept = {old.path for old, _ in pairs}
+        gone = [file for file in old_files if file.path not in kept]
+        changes.append(f"{len(gone)} input files gone, first: {gone[0].relative_path}")
+    changes += touched_files(pairs)
     if not changes and before.get("inputs_sha256") != after.get("inputs_sha256"):
         changes.append("the input files come in another order")
     return changes
 
 
-def _by_name(files: Sequence[InputFile]) -> dict[tuple[str, int], InputFile]:
-    """Key files by the path below their root, and by its occurrence: two roots may hold files of one name."""
-    seen: Counter[str] = Counter()
-    keyed: dict[tuple[str, int], InputFile] = {}
-    for file in files:
-        keyed[file.relative_path, seen[file.relative_path]] = file
-        seen[file.relative_path] += 1
-    return keyed
+def explain_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Say which settings differ, inputs apart."""
+    return [
+        f"{name} {before.get(name)} -> {after.get(name)}"
+        for name in sorted({*before, *after} - {"inputs_sha256"})
+        # As JSON, for that is how the earlier ones were kept: a tuple has become a list, NaN is equal to itself.
+        if json.dumps(before.get(name), sort_keys=True) != json.dumps(after.get(name), sort_keys=True)
+    ]
+
+
+def pair_files(
+    old: Sequence[InputFile], new: Sequence[InputFile]
+) -> tuple[list[tuple[InputFile, InputFile]], list[InputFile]]:
+    """Find the files of an earlier listing in a new one: where they were, else below roots that were renamed.
+
+    Returns:
+        Pairs of an old file and the same one now, and the files of the new listing that are none of them, in order.
+    """
+    by_path = {file.path: file for file in new}
+    pairs = [(file, by_path[file.path]) for file in old if file.path in by_path]
+    found = {file.path for file, _ in pairs}
+    moved: dict[str, list[InputFile]] = {}
+    for file in new:
+        if file.path not in found:
+            moved.setdefault(file.relative_path, []).append(file)
+    for file in old:
+        candidates = moved.get(file.relative_path) if file.path not in found else None
+        if candidates:
+            same = next((each for each in candidates if _state(each) == _state(file)), candidates[0])
+            candidates.remove(same)
+            pairs.append((file, same))
+    paired = {file.path for _, file in pairs}
+    return pairs, [file for file in new if file.path not in paired]
+
+
+def _state(file: InputFile) -> tuple[int, int]:
+    return file.size_bytes, file.mtime_ns
+
+
+def touched_files(pairs: Sequence[tuple[InputFile, InputFile]]) -> list[str]:
+    """Say which files are not what they were, the first few by name."""
+    changes = []
+    for old, new in pairs:
+        if old.size_bytes != new.size_bytes:
+            changes.append(f"{new.relative_path} {old.size_bytes} -> {new.size_bytes} bytes")
+        elif old.mtime_ns != new.mtime_ns:
+            changes.append(f"{new.relative_path} touched, same size")
+    more = len(changes) - MAX_SHOWN
+    return changes if more <= 0 else [*changes[:MAX_SHOWN], f"and {more} more input files"]

@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -23,8 +22,9 @@ from engine.data.output import bind_output
 from engine.data.quarantine import Quarantine, quarantine_name
 from engine.data.sink import PartWriter, choose_encoding
 from engine.data.source import Slice, read_slices
+from engine.data.storage.opening import open_folder
 from engine.data.verdicts import count_odd_values, set_bad_aside
-from engine.errors import GraphError, JobFailedError, Mistake, SchemaError, StorageError
+from engine.errors import DataError, GraphError, JobFailedError, Mistake, SchemaError
 from engine.model.session import ModelSession
 from engine.model.tensor import TensorSpec
 from engine.run.batches import BatchCaller, join_rows, score_batch
@@ -89,6 +89,7 @@ class Scorer:
             SchemaError, GraphError: if a column cannot fill its tensor, or a fetch cannot become a column.
         """
         self._spec, self._session, rules = spec, session, spec.rules
+        self._folder = open_folder(spec.output)
         sources = dict(spec.feeds)
         self._feeds = [bind_feed(sources[t.name], t, rules.fills, rules.unbatched) for t in session.inputs]
         fixed_rows = next((feed.fixed_rows for feed in self._feeds if feed.fixed_rows is not None), None)
@@ -103,7 +104,7 @@ class Scorer:
         ]
         self.schema = output_schema(spec.keep, self._outputs, rules.provenance)
         """Schema of every part: kept columns first, then the fetches."""
-        self._encoding = choose_encoding(self.schema, [output.column for output in self._outputs])
+        self._encoding = choose_encoding(self.schema, [output.column for output in self._outputs], spec.encoding)
 
     def score(self, shard: Shard) -> ShardResult:
         """Score one shard and publish its part, its bad rows in quarantine first.
@@ -115,12 +116,12 @@ class Scorer:
             GraphError, SchemaError: if the graph cannot run, or takes none of the first rows.
         """
         started, attempt, spec = time.perf_counter(), Attempt(), self._spec
-        name, root = part_name(shard, spec.num_shards), Path(spec.output)
+        name, folder = part_name(shard, spec.num_shards, spec.generation), self._folder
         sources = json.dumps([[piece.relative_path, piece.start_byte, piece.stop_byte] for piece in shard.pieces])
-        aside = root / quarantine_name(shard.shard_id, spec.num_shards)
+        aside = quarantine_name(name)
         with (
-            PartWriter(root / name, self.schema, self._encoding) as part,
-            Quarantine(aside, spec.selection.schema) as bad,
+            PartWriter(folder, name, self.schema, self._encoding) as part,
+            Quarantine(folder, aside, spec.selection.schema) as bad,
         ):
             for read in self._read(shard):
                 attempt.end("read")
@@ -128,11 +129,11 @@ class Scorer:
                 if spec.rules.budget.is_over(bad.num_rows):
                     break
             facts = PartFacts(spec.plan_id, shard.shard_id, sources, attempt.counts(bad), attempt.odd_values)
-            bad.publish(facts.to_metadata(), self._confirm_plan, lambda: self._has_part(root / name))
-            spec.rules.budget.check(bad.num_rows, bad.shown, str(aside))
+            bad.publish(facts.to_metadata(), self._confirm_plan, lambda: self._has_part(name))
+            spec.rules.budget.check(bad.num_rows, bad.shown, folder.place_of(aside))
             if not facts.counts.is_complete:
                 raise JobFailedError(f"{name}: not every row is accounted for: {facts.counts}")
-            published = part.publish(facts.to_metadata(), self._confirm_plan, self._is_twin)
+            published = part.publish(facts.to_metadata(), self._confirm_plan, lambda: self._is_twin(name))
         attempt.end("write")
         return ShardResult(
             name, facts, published, tuple(bad.shown), attempt.batches_split,
@@ -145,17 +146,23 @@ class Scorer:
             yield from read_slices(piece, self._spec.selection, self._batch_rows)
 
     def _confirm_plan(self) -> None:
-        found = read_plan_id(self._spec.output)
+        found = read_plan_id(self._folder, self._spec.generation)
         if found is None:
-            raise StorageError(f"{self._spec.output}: its plan cannot be read")
+            raise JobFailedError(f"{self._folder.place}: its plan is gone; nothing more is written to it")
         if found != self._spec.plan_id:
-            raise JobFailedError(f"{self._spec.output} belongs to another job now; nothing more is written to it")
+            raise JobFailedError(f"{self._folder.place} belongs to another job now; nothing more is written to it")
 
-    def _is_twin(self, part: Path) -> bool:
-        return read_part_facts(part).plan_id == self._spec.plan_id
+    def _is_twin(self, name: str) -> bool:
+        """Whether the part that is there already is of this plan; one that was cut off in its upload is not."""
+        try:
+            return read_part_facts(self._folder, name).plan_id == self._spec.plan_id
+        except DataError:
+            if self._folder.is_whole:
+                raise
+            return False
 
-    def _has_part(self, part: Path) -> bool:
-        return part.exists() and self._is_twin(part)
+    def _has_part(self, name: str) -> bool:
+        return self._folder.size(name) is not None and self._is_twin(name)
 
     def _score_slice(self, read: Slice, attempt: Attempt, part: PartWriter, bad: Quarantine) -> None:
         """Score the rows of a slice; each goes to the part or to quarantine."""

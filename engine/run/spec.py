@@ -4,14 +4,15 @@ Values only. Start at `ScoringSpec` and `ShardResult`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from engine.data.columns import ColumnPath, FeedSource
-from engine.data.listing import Piece
 from engine.data.manifest import PartFacts
-from engine.data.sink import PublishedPart
+from engine.data.pieces import Piece
+from engine.data.sink import EncodingRules
 from engine.data.source import Selection
+from engine.data.storage.folder import PublishedPart
 from engine.run.budget import Budget
 
 
@@ -39,8 +40,10 @@ class ScoringSpec:
 
     plan_id: str
     """Plan that its parts belong to."""
-    output: str
-    """Output folder, absolute."""
+    generation: int
+    """Generation of that plan; part of every part's name from the second one on."""
+    output: str = field(repr=False)
+    """Output folder, absolute, with the credentials that were given in its URI."""
     num_shards: int
     """Shards of the plan; part of every part's name."""
     feeds: tuple[tuple[str, FeedSource], ...]
@@ -59,6 +62,8 @@ class ScoringSpec:
     """Input columns carried to the output, in its order."""
     rules: RowRules
     """How rows are treated."""
+    encoding: EncodingRules
+    """How parts are encoded."""
     batch_rows: int
     """Rows per graph call."""
     samples: tuple[Piece, ...]

@@ -83,13 +83,16 @@ def print_preview(preview: "Preview", stream: TextIO) -> None:
     exact = "exact" if memory.is_exact else "by the first footer, which may understate columns of varying width"
     num_left_out = f" ({preview.num_pruned:,} files left out for their folders)" if preview.num_pruned else ""
     notes = [""] * (len(preview.where) - 1) + [num_left_out] * bool(preview.where)
-    state = f"would be refused: {preview.refusal}" if preview.refusal else f"{preview.num_done} done already"
+    state = f"{preview.num_done:,} done already" + ", nothing is left to do" * preview.is_finished
+    state = f"would be refused: {preview.refusal}" if preview.refusal else state
+    number = f", generation {preview.generation}" if preview.generation else ""
     rows = [
-        ("plan", preview.plan_id),
+        ("plan", preview.plan_id + number),
         ("model", preview.model),
         ("input", f"{preview.num_files:,} files, {bytes_text(preview.input_bytes)}"),
         *(("where", f"{text}{pruned}") for text, pruned in zip(preview.where, notes, strict=True)),
         ("shards", f"{preview.num_shards:,} of at most {bytes_text(preview.shard_bytes)}; {state}"),
+        *[("then", "the files that came since, as a generation of their own")] * preview.has_more,
         ("batch", f"{preview.batch_rows} rows"),
         *(("feed", f"{column} ({kind}) -> {tensor}") for column, kind, tensor in preview.feeds),
         *(("fetch", f"{tensor} -> {column}") for tensor, column in preview.fetches),

@@ -7,18 +7,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.data.ledger import Ledger, read_plan_id
-from engine.data.listing import InputFile
+from engine.data.ledger import Ledger, parts_among, read_plan_id
 from engine.data.manifest import ManifestRow, PartFacts, RowCounts
-from engine.data.sink import TEMPORARY_PREFIX, PartWriter, choose_encoding, hash_file
-from engine.errors import DataError, EngineError, PlanError, StorageError
+from engine.data.parts import count_quarantined, describe_parts
+from engine.data.pieces import InputFile
+from engine.data.sink import PartWriter, choose_encoding
+from engine.data.storage.folder import TEMPORARY_PREFIX
+from engine.data.storage.local_folder import LocalFolder
+from engine.errors import DataError, EngineError, JobFailedError, PlanError
 
 SCHEMA = pa.schema([("id", pa.int64())])
 FILES = (
     InputFile("/in/a.parquet", "a.parquet", 100, 1_700_000_000_123_456_789, ""),
     InputFile("/in/dt=1/é b.parquet", "dt=1/é b.parquet", 2**40, 5, "dt=1"),
 )
-PLAN = {"plan_id": "abc", "settings": {"limit": None, "feed": {"x:0": "x"}}, "num_shards": 2}
+PLAN = {"plan_id": "abc", "settings": {"limit": None, "feed": {"x:0": "x"}}, "num_shards": 2, "discarded": []}
 PARTS = ["part-00000-of-00002.parquet", "dt=1/part-00001-of-00002.parquet"]
 
 
@@ -31,22 +34,31 @@ def root(tmp_path: Path) -> Path:
 def ledger(root: Path) -> Ledger:
     """A job that was started and has written nothing."""
     ledger = Ledger(str(root))
+    ledger.folder.make()
     ledger.start(PLAN, FILES)
     return ledger
 
 
+def is_finished(ledger: Ledger) -> bool:
+    return ledger.is_finished(ledger.find_files())
+
+
+def found_parts(ledger: Ledger) -> set[str]:
+    return parts_among(ledger.find_files())
+
+
 def publish(root: Path, name: str, num_rows: int = 3, plan_id: str = "abc", counts: RowCounts | None = None) -> str:
     sources = json.dumps([["/in/a.parquet", 0, 100]])
-    with PartWriter(root / name, SCHEMA, choose_encoding(SCHEMA, ())) as part:
+    with PartWriter(LocalFolder(str(root)), name, SCHEMA, choose_encoding(SCHEMA, ())) as part:
         part.write(pa.table({"id": range(num_rows)}, SCHEMA))
         shard_id = int(name.split("-")[1])
         facts = PartFacts(plan_id, shard_id, sources, counts or RowCounts(num_rows + 1, num_rows, 0, 1))
-        part.publish(facts.to_metadata(), lambda: None, lambda _: True)
+        part.publish(facts.to_metadata(), lambda: None, lambda: True)
     return name
 
 
 def finish(ledger: Ledger, plan_id: str, manifest: list[ManifestRow], summary: dict[str, Any]) -> None:
-    ledger.record(plan_id, manifest, summary)
+    ledger.record(plan_id, 0, manifest, summary)
     ledger.succeed()
 
 
@@ -56,9 +68,9 @@ def files_in(folder: Path) -> list[str]:
 
 def test_a_plan_is_read_as_it_was_written(ledger: Ledger, root: Path) -> None:
     assert Ledger(str(root)).read_plan() == PLAN
-    assert ledger.read_inputs() == FILES
-    assert read_plan_id(str(root)) == "abc"
-    assert not ledger.is_finished
+    assert ledger.read_inputs() == [FILES]
+    assert read_plan_id(LocalFolder(str(root))) == "abc"
+    assert not is_finished(ledger)
     assert files_in(root) == ["_icefloe/inputs.parquet", "_icefloe/plan.json"]
 
 
@@ -67,8 +79,8 @@ def test_a_new_or_empty_folder_has_no_plan(root: Path, is_there: bool) -> None:
     if is_there:
         root.mkdir()
     assert Ledger(str(root)).read_plan() is None
-    assert Ledger(str(root)).read_inputs() == ()
-    assert read_plan_id(str(root)) is None
+    assert Ledger(str(root)).read_inputs() == []
+    assert read_plan_id(LocalFolder(str(root))) is None
     assert root.exists() == is_there  # reading makes nothing
 
 
@@ -103,25 +115,25 @@ def test_a_plan_that_cannot_be_read_is_refused(ledger: Ledger, root: Path, conte
 @pytest.mark.parametrize("content", [b"", b"{", b"{}", b"[1]", b"null"])
 def test_a_plan_that_cannot_be_read_has_no_id(ledger: Ledger, root: Path, content: bytes) -> None:
     (root / "_icefloe/plan.json").write_bytes(content)
-    assert read_plan_id(str(root)) is None
+    assert read_plan_id(LocalFolder(str(root))) is None
 
 
 def test_a_folder_below_a_file_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(PlanError, match="cannot make this folder"):
-        Ledger(str(tmp_path / "file/out")).start(PLAN, FILES)
+        Ledger(str(tmp_path / "file/out")).folder.make()
 
 
 def test_the_listing_is_written_once(ledger: Ledger) -> None:
     ledger.write_inputs(FILES[:1])
-    assert ledger.read_inputs() == FILES
+    assert ledger.read_inputs() == [FILES]
 
 
 def test_a_listing_that_was_cut_off_is_written_on_resume(ledger: Ledger, root: Path) -> None:
     (root / "_icefloe/inputs.parquet").unlink()
-    assert ledger.read_inputs() == ()
+    assert ledger.read_inputs() == []
     ledger.write_inputs(FILES)
-    assert ledger.read_inputs() == FILES
+    assert ledger.read_inputs() == [FILES]
 
 
 def test_a_damaged_listing_is_told(ledger: Ledger, root: Path) -> None:
@@ -134,11 +146,11 @@ def test_a_damaged_listing_is_told(ledger: Ledger, root: Path) -> None:
 
 
 def test_the_parts_that_are_there_are_done(ledger: Ledger, root: Path) -> None:
-    assert ledger.find_parts(PARTS) == set()
+    assert found_parts(ledger) & set(PARTS) == set()
     publish(root, PARTS[1])
-    assert ledger.find_parts(PARTS) == {PARTS[1]}
+    assert found_parts(ledger) & set(PARTS) == {PARTS[1]}
     publish(root, PARTS[0])
-    assert ledger.find_parts(PARTS) == set(PARTS)
+    assert found_parts(ledger) & set(PARTS) == set(PARTS)
 
 
 def test_other_names_and_places_are_no_parts(ledger: Ledger, root: Path) -> None:
@@ -149,13 +161,13 @@ def test_other_names_and_places_are_no_parts(ledger: Ledger, root: Path) -> None
         "dt=2/part-00001-of-00002.parquet",
     ):
         (root / name).write_bytes(b"")
-    assert ledger.find_parts(PARTS) == set()
+    assert found_parts(ledger) & set(PARTS) == set()
 
 
 def test_numbers_of_more_than_five_digits(ledger: Ledger, root: Path) -> None:
     name = "part-123456-of-1000000.parquet"
     (root / name).write_bytes(b"")
-    assert ledger.find_parts([name]) == {name}
+    assert found_parts(ledger) == {name}
 
 
 def test_temporaries_are_cleared_and_nothing_else(ledger: Ledger, root: Path) -> None:
@@ -175,14 +187,14 @@ def test_only_what_the_job_wrote_is_discarded(ledger: Ledger, root: Path) -> Non
     for name in PARTS:
         publish(root, name)
     ledger.write_schema(SCHEMA)
-    finish(ledger, PLAN["plan_id"], ledger.describe_parts(PARTS), {"rows": 1})
+    finish(ledger, PLAN["plan_id"], describe_parts(ledger.folder, PARTS), {"rows": 1})
     theirs = ["notes.txt", "data.parquet", "dt=1/notes.txt", "part-00000-of-00009.parquet", "_icefloe/theirs.json"]
     for name in theirs:
         (root / name).write_bytes(b"mine")
     ledger.discard(PLAN)
     assert files_in(root) == sorted([*theirs, "_icefloe/plan.json"])
     assert all((root / name).read_bytes() == b"mine" for name in theirs)
-    assert not ledger.is_finished
+    assert not is_finished(ledger)
 
 
 def test_an_empty_partition_folder_goes_with_its_last_part(ledger: Ledger, root: Path) -> None:
@@ -198,13 +210,13 @@ def test_discarding_leaves_a_note_until_the_next_start(ledger: Ledger, root: Pat
     note = ledger.read_plan()
     assert note is not None
     assert note["discarding"]
-    assert read_plan_id(str(root)) != "abc"  # a late actor of the old job publishes nothing
+    assert read_plan_id(LocalFolder(str(root))) != "abc"  # a late actor of the old job publishes nothing
     publish(root, PARTS[1])  # as if killed before this part was removed
     ledger.discard(note)
-    assert ledger.find_parts(PARTS) == set()
+    assert found_parts(ledger) & set(PARTS) == set()
     ledger.start({**PLAN, "plan_id": "def"}, FILES[:1])
     assert ledger.read_plan() == {**PLAN, "plan_id": "def"}
-    assert ledger.read_inputs() == FILES[:1]
+    assert ledger.read_inputs() == [FILES[:1]]
 
 
 def test_a_discarded_folder_takes_another_schema(ledger: Ledger) -> None:
@@ -235,21 +247,21 @@ def test_a_schema_is_fixed_by_the_first_run(ledger: Ledger, score: pa.DataType) 
 def test_parts_are_described_from_their_footers(ledger: Ledger, root: Path) -> None:
     for name in PARTS:
         publish(root, name, num_rows=7)
-    rows = ledger.describe_parts(PARTS)
+    rows = describe_parts(ledger.folder, PARTS)
     assert [row.part for row in rows] == PARTS
     assert [row.shard_id for row in rows] == [0, 1]
     for row in rows:
         assert (row.rows_in, row.rows, row.attempts, row.seconds) == (8, 7, None, None)
         assert json.loads(row.sources) == [["/in/a.parquet", 0, 100]]
-        part = hash_file(root / row.part)
+        part = ledger.folder.hash(row.part)
         assert (row.bytes, row.sha256) == (part.num_bytes, part.sha256)
-    assert ledger.describe_parts([]) == []
+    assert describe_parts(ledger.folder, []) == []
 
 
 def test_a_damaged_part_is_told_by_name(ledger: Ledger, root: Path) -> None:
     (root / PARTS[0]).write_bytes(b"PAR1 something PAR1")
     with pytest.raises(DataError, match=PARTS[0]):
-        ledger.describe_parts(PARTS[:1])
+        describe_parts(ledger.folder, PARTS[:1])
 
 
 @pytest.mark.parametrize("metadata", [None, {"icefloe": "no json"}, {"icefloe": "{}"}, {"other": "{}"}])
@@ -258,44 +270,53 @@ def test_a_part_that_no_job_of_ours_wrote_is_told_by_name(
 ) -> None:
     pq.write_table(pa.table({"id": [1]}).replace_schema_metadata(metadata), root / PARTS[0])
     with pytest.raises(EngineError, match=PARTS[0]):
-        ledger.describe_parts(PARTS[:1])
+        describe_parts(ledger.folder, PARTS[:1])
 
 
-def manifest(attempts: int | None = 2, seconds: float | None = 0.5) -> list[ManifestRow]:
+@pytest.fixture
+def whole(ledger: Ledger, root: Path) -> Ledger:
+    """A job whose parts are there."""
+    for name in PARTS:
+        publish(root, name)
+    return ledger
+
+
+def manifest(ledger: Ledger, attempts: int | None = 2, seconds: float | None = 0.5) -> list[ManifestRow]:
+    sizes = ledger.find_files()
     return [
-        ManifestRow(name, i, "[]", 10, 8, 1, 1, "{}", 1234, "ab" * 32, attempts, seconds)
+        ManifestRow(name, i, "[]", 10, 8, 1, 1, "{}", sizes[name], "ab" * 32, attempts, seconds)
         for i, name in enumerate(PARTS)
     ]
 
 
-def test_finishing_writes_manifest_and_summary(ledger: Ledger, root: Path) -> None:
-    finish(ledger, PLAN["plan_id"], manifest(), {"rows_out": 18})
-    assert ledger.is_finished
-    assert Ledger(str(root)).is_finished
+def test_finishing_writes_manifest_and_summary(whole: Ledger, root: Path) -> None:
+    finish(whole, PLAN["plan_id"], manifest(whole), {"rows_out": 18})
+    assert is_finished(whole)
+    assert is_finished(Ledger(str(root)))
     assert json.loads((root / "_icefloe/summary.json").read_bytes()) == {"rows_out": 18}
     assert pq.read_table(root / "_icefloe/manifest.parquet").column("attempts").to_pylist() == [2, 2]
-    assert ledger.read_manifest() == manifest(None, None)  # to a later run these are parts of an earlier one
+    assert whole.read_manifest() == manifest(whole, None, None)  # to a later run these are parts of an earlier one
 
 
-def test_a_manifest_of_earlier_parts_only(ledger: Ledger) -> None:
-    finish(ledger, PLAN["plan_id"], manifest(None, None), {})
-    assert ledger.read_manifest() == manifest(None, None)
+def test_a_manifest_of_earlier_parts_only(whole: Ledger) -> None:
+    finish(whole, PLAN["plan_id"], manifest(whole, None, None), {})
+    assert whole.read_manifest() == manifest(whole, None, None)
 
 
 @pytest.mark.parametrize("name", ["manifest.parquet", "summary.json"])
-def test_the_mark_of_success_comes_last(ledger: Ledger, root: Path, name: str) -> None:
+def test_the_mark_of_success_comes_last(whole: Ledger, root: Path, name: str) -> None:
     (root / "_icefloe" / name).mkdir()  # in the way of the file
-    with pytest.raises(StorageError, match=name):
-        finish(ledger, PLAN["plan_id"], manifest(), {})
-    assert not ledger.is_finished
+    with pytest.raises(JobFailedError, match=name):
+        finish(whole, PLAN["plan_id"], manifest(whole), {})
+    assert not is_finished(whole)
     assert (root / "_icefloe/manifest.parquet").is_file() == (name == "summary.json")
 
 
-def test_the_mark_of_success_is_taken_away(ledger: Ledger) -> None:
-    ledger.unfinish()
-    finish(ledger, PLAN["plan_id"], manifest(), {})
-    ledger.unfinish()
-    assert not ledger.is_finished
+def test_the_mark_of_success_is_taken_away(whole: Ledger) -> None:
+    whole.unfinish()
+    finish(whole, PLAN["plan_id"], manifest(whole), {})
+    whole.unfinish()
+    assert not is_finished(whole)
 
 
 def test_part_metadata_says_nothing_that_differs_between_runs() -> None:
@@ -324,10 +345,10 @@ def test_a_part_is_done_only_with_its_quarantine(ledger: Ledger, root: Path, asi
 
 
 def test_bad_rows_of_parts_that_are_kept_are_counted(ledger: Ledger, root: Path) -> None:
-    assert ledger.count_quarantined(PARTS) == 0
+    assert count_quarantined(ledger.folder, PARTS, ledger.find_files()) == 0
     publish(root, "_icefloe/quarantine/bad-00001-of-00002.parquet", counts=BAD)
-    assert ledger.count_quarantined(PARTS) == 2
-    assert ledger.count_quarantined(PARTS[:1]) == 0
+    assert count_quarantined(ledger.folder, PARTS, ledger.find_files()) == 2
+    assert count_quarantined(ledger.folder, PARTS[:1], ledger.find_files()) == 0
 
 
 def test_discarding_takes_the_quarantine_along(ledger: Ledger, root: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from engine.data.faults import Faults, Reason
 from engine.data.quarantine import NUM_SHOWN, QUARANTINE, Quarantine, quarantine_name
 from engine.data.source import Slice
+from engine.data.storage.local_folder import LocalFolder
 
 SCHEMA = pa.schema([("id", pa.int64()), ("s", pa.struct([("a", pa.string())])), ("_error", pa.string())])
 
@@ -31,10 +32,11 @@ def publish(aside: Quarantine, has_part: bool = False) -> None:
 
 
 def test_a_bad_row_comes_as_it_was_with_its_place_and_reason(tmp_path: Path) -> None:
-    path = tmp_path / quarantine_name(7, 42)
+    name = quarantine_name("dt=1/part-00007-of-00042.parquet")
+    path = tmp_path / name
     assert path.name == "bad-00007-of-00042.parquet"
     assert QUARANTINE.fullmatch(path.name)
-    with Quarantine(path, SCHEMA) as aside:
+    with Quarantine(LocalFolder(str(tmp_path)), name, SCHEMA) as aside:
         aside.write(read_of(5), faults_of(5, {1: "one", 3: "three"}))
         aside.write(read_of(5), faults_of(5, {}))
         aside.write(read_of(9, 1000), faults_of(9, {i: "many" for i in range(9)}))
@@ -54,7 +56,7 @@ def test_a_bad_row_comes_as_it_was_with_its_place_and_reason(tmp_path: Path) -> 
 
 
 def test_without_bad_rows_there_is_no_file(tmp_path: Path) -> None:
-    with Quarantine(tmp_path / "bad.parquet", SCHEMA) as aside:
+    with Quarantine(LocalFolder(str(tmp_path)), "bad.parquet", SCHEMA) as aside:
         aside.write(read_of(5), faults_of(5, {}))
         publish(aside)
     assert not list(tmp_path.iterdir())
@@ -67,7 +69,7 @@ def test_what_a_cut_off_attempt_left_is_replaced_but_not_a_twins(
 ) -> None:
     path = tmp_path / "bad.parquet"
     path.write_bytes(b"earlier")
-    with Quarantine(path, SCHEMA) as aside:
+    with Quarantine(LocalFolder(str(tmp_path)), "bad.parquet", SCHEMA) as aside:
         aside.write(read_of(5), faults_of(5, {2: "two"} if has_faults else {}))
         publish(aside, has_part)
     if has_part:
@@ -79,6 +81,12 @@ def test_what_a_cut_off_attempt_left_is_replaced_but_not_a_twins(
 
 
 def test_what_was_not_published_is_dropped(tmp_path: Path) -> None:
-    with Quarantine(tmp_path / "bad.parquet", SCHEMA) as aside:
+    with Quarantine(LocalFolder(str(tmp_path)), "bad.parquet", SCHEMA) as aside:
         aside.write(read_of(5), faults_of(5, {2: "two"}))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_quarantine_of_a_later_generation_is_numbered_like_its_part() -> None:
+    name = quarantine_name("part-g0003-00000-of-00002.parquet")
+    assert name == "_icefloe/quarantine/bad-g0003-00000-of-00002.parquet"
+    assert QUARANTINE.fullmatch(name.rpartition("/")[2])

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.data.output import bind_output, to_column
-from engine.data.sink import PartWriter, choose_encoding
+from engine.data.sink import EncodingRules, PartWriter, choose_encoding
+from engine.data.storage.local_folder import LocalFolder
 from engine.model.tensor import TensorSpec
 
 Rows = list[Any]
@@ -94,11 +95,13 @@ TABLE = pa.table({name: column for name, (column, _) in COLUMNS.items()})
 
 
 def write_part(path: Path, table: pa.Table, row_group_size: int = 3) -> Path:
-    encoding = choose_encoding(table.schema, [name for name in table.column_names if name not in KEPT])
-    with PartWriter(path, table.schema, encoding) as part:
+    fetched_names = [name for name in table.column_names if name not in KEPT]
+    encoding = choose_encoding(table.schema, fetched_names, EncodingRules(group_rows=row_group_size))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with PartWriter(LocalFolder(str(path.parent)), path.name, table.schema, encoding) as part:
         for start in range(0, len(table), row_group_size):
             part.write(table.slice(start, row_group_size))
-        part.publish({"icefloe": "{}"}, lambda: None, lambda _: True)
+        part.publish({"icefloe": "{}"}, lambda: None, lambda: True)
     return path
 
 

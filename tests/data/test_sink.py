@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.data.sink import ENCODING, PartWriter, PublishedPart, choose_encoding, hash_file, write_whole
-from engine.errors import DataError, SchemaError, StorageError
+from engine.data.sink import GROUP_BYTES, Encoding, EncodingRules, PartWriter, choose_encoding
+from engine.data.storage.folder import PublishedPart
+from engine.data.storage.local_folder import LocalFolder, write_whole
+from engine.errors import DataError, JobFailedError, SchemaError, StorageError
 
 SCHEMA = pa.schema([("id", pa.int64()), ("label", pa.string()), ("score", pa.list_(pa.float32(), 2))])
 
@@ -23,11 +25,29 @@ def rows(start: int, stop: int) -> pa.Table:
     return pa.table({"id": ids, "label": [f"class {i % 3}" for i in ids], "score": scores}, SCHEMA)
 
 
-def publish(path: Path, *tables: pa.Table, metadata: dict[str, str] | None = None) -> PublishedPart:
-    with PartWriter(path, SCHEMA, choose_encoding(SCHEMA, ["score"])) as part:
+def writer(path: Path, schema: pa.Schema = SCHEMA, encoding: Encoding | None = None) -> PartWriter:
+    """Write a part of the output folder that is the nearest one above `path`."""
+    root = next((folder for folder in path.parents if folder.is_dir()), path.parent)
+    name = path.relative_to(root).as_posix()
+    return PartWriter(LocalFolder(str(root)), name, schema, encoding or choose_encoding(SCHEMA, ["score"]))
+
+
+def publish(
+    path: Path, *tables: pa.Table, metadata: dict[str, str] | None = None, rules: EncodingRules | None = None
+) -> PublishedPart:
+    with writer(path, SCHEMA, choose_encoding(SCHEMA, ["score"], rules or EncodingRules())) as part:
         for table in tables:
             part.write(table)
-        return part.publish(metadata or {}, lambda: None, lambda _: True)
+        return part.publish(metadata or {}, lambda: None, lambda: True)
+
+
+def hashed(path: Path) -> PublishedPart:
+    return LocalFolder(str(path.parent)).hash(path.name)
+
+
+def group_sizes(path: Path) -> list[int]:
+    metadata = pq.read_metadata(path)
+    return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
 
 def files_in(folder: Path) -> list[str]:
@@ -54,9 +74,9 @@ def test_a_part_holds_its_rows_and_metadata(tmp_path: Path) -> None:
     metadata = pq.read_metadata(path)
     assert metadata.metadata[b"icefloe"] == b"{}"
     assert metadata.metadata[b"more"].decode() == "é"
-    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [100, 30]
+    assert metadata.num_row_groups == 1  # two small slices make one
     assert part == PublishedPart(path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
-    assert part == hash_file(path)
+    assert part == hashed(path)
 
 
 def test_only_the_columns_asked_for_have_dictionaries(tmp_path: Path) -> None:
@@ -68,7 +88,7 @@ def test_only_the_columns_asked_for_have_dictionaries(tmp_path: Path) -> None:
         "label": True,
         "score": False,
     }
-    assert {chunk.compression for chunk in chunks.values()} == {ENCODING["compression"].upper()}
+    assert {chunk.compression for chunk in chunks.values()} == {"ZSTD"}
 
 
 def test_a_part_without_rows_is_still_a_part(tmp_path: Path) -> None:
@@ -82,17 +102,17 @@ def test_a_part_without_rows_is_still_a_part(tmp_path: Path) -> None:
 
 def test_nothing_is_seen_before_publishing(tmp_path: Path) -> None:
     path = tmp_path / "part.parquet"
-    with PartWriter(path, SCHEMA, choose_encoding(SCHEMA, ())) as part:
+    with writer(path) as part:
         part.write(rows(0, 10))
         assert not path.exists()
         assert all(name.startswith(".") for name in files_in(tmp_path))
-        part.publish({}, lambda: None, lambda _: True)
+        part.publish({}, lambda: None, lambda: True)
         assert path.exists()
     assert files_in(tmp_path) == ["part.parquet"]
 
 
 def test_what_was_not_published_leaves_nothing(tmp_path: Path) -> None:
-    with PartWriter(tmp_path / "part.parquet", SCHEMA, choose_encoding(SCHEMA, ())) as part:
+    with writer(tmp_path / "part.parquet") as part:
         part.write(rows(0, 10))
     assert files_in(tmp_path) == []
 
@@ -100,7 +120,7 @@ def test_what_was_not_published_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), SystemExit(1), StorageError("x")])
 def test_an_exception_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
     def fail() -> None:
-        with PartWriter(tmp_path / "part.parquet", SCHEMA, choose_encoding(SCHEMA, ())) as part:
+        with writer(tmp_path / "part.parquet") as part:
             part.write(rows(0, 10))
             raise error
 
@@ -115,7 +135,7 @@ def test_a_schema_that_parquet_lacks_leaves_nothing(tmp_path: Path) -> None:
         choose_encoding(schema, ())
     with (
         pytest.raises(DataError, match=r"part\.parquet"),
-        PartWriter(tmp_path / "part.parquet", schema, choose_encoding(SCHEMA, ())),
+        writer(tmp_path / "part.parquet", schema, choose_encoding(SCHEMA, ())),
     ):
         pass
     assert files_in(tmp_path) == []
@@ -141,14 +161,14 @@ def test_text_that_is_kept_gets_dictionaries_and_fetched_floats_no_statistics() 
 def test_a_twin_finds_the_part_there_and_does_not_replace_it(tmp_path: Path) -> None:
     path = tmp_path / "part.parquet"
     with (
-        PartWriter(path, SCHEMA, choose_encoding(SCHEMA, ())) as slow,
-        PartWriter(path, SCHEMA, choose_encoding(SCHEMA, ())) as fast,
+        writer(path) as slow,
+        writer(path) as fast,
     ):
         slow.write(rows(0, 10))
         fast.write(rows(50, 70))
-        published = fast.publish({"who": "fast"}, lambda: None, lambda _: True)
+        published = fast.publish({"who": "fast"}, lambda: None, lambda: True)
         before = path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino
-        assert slow.publish({"who": "slow"}, lambda: None, lambda _: True) == published
+        assert slow.publish({"who": "slow"}, lambda: None, lambda: True) == published
     assert (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino) == before
     assert files_in(tmp_path) == ["part.parquet"]
 
@@ -170,16 +190,13 @@ def test_the_same_rows_in_other_memory_give_the_same_bytes(tmp_path: Path) -> No
 @pytest.mark.parametrize("place", ["file/part.parquet", "file/sub/part.parquet"])
 def test_a_folder_that_cannot_be_made(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(
-        StorageError, match=r"part\.parquet: cannot be written: (File exists|Not a directory)"
-    ) as caught:
-        PartWriter(tmp_path / place, SCHEMA, choose_encoding(SCHEMA, ()))
-    assert caught.value.retryable
+    with pytest.raises(JobFailedError, match=r"part\.parquet: cannot be written: (File exists|Not a directory)"):
+        PartWriter(LocalFolder(str(tmp_path)), place, SCHEMA, choose_encoding(SCHEMA, ()))
 
 
 def test_a_folder_that_cannot_be_written_to() -> None:
-    with pytest.raises(StorageError, match=r"/proc/part\.parquet: cannot be written"):
-        PartWriter(Path("/proc/part.parquet"), SCHEMA, choose_encoding(SCHEMA, ()))
+    with pytest.raises(JobFailedError, match=r"/proc/part\.parquet: cannot be written"):
+        writer(Path("/proc/part.parquet"))
 
 
 def test_a_full_disk_publishes_nothing(tmp_path: Path) -> None:
@@ -198,23 +215,26 @@ def test_a_disk_that_is_full_at_the_last_byte_publishes_nothing(tmp_path: Path) 
 def test_what_a_discarded_job_left_under_the_name_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "part.parquet"
     publish(path, rows(0, 10), metadata={"who": "late"})
-    with PartWriter(path, SCHEMA, choose_encoding(SCHEMA, ())) as part:
+    with writer(path) as part:
         part.write(rows(50, 70))
         published = part.publish(
-            {"who": "mine"}, lambda: None, lambda twin: pq.read_metadata(twin).metadata[b"who"] == b"mine"
+            {"who": "mine"}, lambda: None, lambda: pq.read_metadata(path).metadata[b"who"] == b"mine"
         )
-    assert published == hash_file(path)
+    assert published == hashed(path)
     assert pq.read_table(path)["id"].to_pylist() == list(range(50, 70))
     assert files_in(tmp_path) == ["part.parquet"]
 
 
 def test_a_folder_that_vanished_publishes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "out/part.parquet"
-    with PartWriter(path, SCHEMA, choose_encoding(SCHEMA, ())) as part:
+    path.parent.mkdir()
+    with writer(path) as part:
         part.write(rows(0, 10))
         shutil.rmtree(path.parent)
-        with pytest.raises(StorageError, match="No such file"):
-            part.publish({}, lambda: None, lambda _: True)
+        with pytest.raises(JobFailedError, match="No such file"):
+            part.publish({}, lambda: None, lambda: True)
+    with pytest.raises(JobFailedError, match="the output folder is gone"):
+        PartWriter(LocalFolder(str(path.parent)), path.name, SCHEMA, choose_encoding(SCHEMA, ()))
     assert not path.parent.exists()
 
 
@@ -239,9 +259,37 @@ def test_write_whole_keeps_the_old_file_where_the_new_one_does_not_fit(tmp_path:
 
 
 def test_write_whole_where_there_is_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="No such file"):
+    with pytest.raises(JobFailedError, match="No such file"):
         write_whole(tmp_path / "none/plan.json", b"")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(StorageError, match="Is a directory"):
+    with pytest.raises(JobFailedError, match="Is a directory"):
         write_whole(tmp_path / "folder", b"")
     assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_row_groups_are_of_the_size_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    publish(path, rows(0, 70), rows(70, 80), rows(80, 330), rules=EncodingRules(group_rows=100))
+    assert group_sizes(path) == [100, 100, 100, 30]
+    assert pq.read_table(path).equals(rows(0, 330))
+
+
+def test_slices_are_gathered_to_row_groups_of_some_megabytes(tmp_path: Path) -> None:
+    path, size = tmp_path / "a.parquet", 40_000
+    slices = [rows(i * size, (i + 1) * size) for i in range(16)]
+    publish(path, *slices)
+    sizes = group_sizes(path)
+    assert 1 < len(sizes) < 16
+    assert all(n * rows(0, size).nbytes / size < GROUP_BYTES + rows(0, size).nbytes for n in sizes)
+    assert pq.read_table(path).equals(pa.concat_tables(slices))
+
+
+@pytest.mark.parametrize(
+    ("dictionary", "expected"), [("all", {"id", "label", "score"}), ("none", set()), (("id",), {"id"})]
+)
+def test_dictionaries_and_codec_are_the_callers(tmp_path: Path, dictionary: object, expected: set[str]) -> None:
+    publish(tmp_path / "a.parquet", rows(0, 100), rules=EncodingRules("gzip", None, dictionary))  # type: ignore[arg-type]
+    group = pq.read_metadata(tmp_path / "a.parquet").row_group(0)
+    chunks = [group.column(i) for i in range(group.num_columns)]
+    assert {c.path_in_schema.split(".")[0] for c in chunks if c.has_dictionary_page} == expected
+    assert {c.compression for c in chunks} == {"GZIP"}

@@ -14,17 +14,9 @@ from hypothesis import strategies as st
 import engine.data.source
 from engine.data.columns import ColumnPath, InputSchema, resolve_column
 from engine.data.filtering.conditions import bind_condition, parse_condition
-from engine.data.listing import Piece
-from engine.data.source import (
-    RowGroup,
-    Selection,
-    SlicePlan,
-    cut_slices,
-    open_parquet,
-    read_row_groups,
-    read_slices,
-    row_width,
-)
+from engine.data.pieces import Piece
+from engine.data.row_groups import RowGroup, SlicePlan, cut_slices, read_row_groups, row_width
+from engine.data.source import Selection, open_parquet, read_slices
 from engine.errors import DataError
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True, database=None)

@@ -119,7 +119,8 @@ def test_a_job_cut_off_while_finishing_ends_without_scoring(model: str, inputs: 
     (tmp_path / "out" / "_icefloe" / "manifest.parquet").unlink()
     again = run(model, inputs, tmp_path / "out")
     assert (again.attempts, again.parts_earlier, again.rows_out) == (0, first.parts, 400)
-    assert Ledger(str(tmp_path / "out")).is_finished
+    ledger = Ledger(str(tmp_path / "out"))
+    assert ledger.is_finished(ledger.find_files())
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,11 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "missing folder": ({"--input": "{w}/inn"}, ["--input {w}/inn: no such file or folder"]),
     "empty folder": ({"--input": "{w}/empty"}, ["--input {w}/empty: no input files", "*.parquet"]),
     "glob without match": ({"--input": "{w}/in/*.csv"}, ["--input {w}/in/*.csv: no input files"]),
-    "input elsewhere": ({"--input": "s3://b/in"}, ["--input s3://b/in", "expected a local path"]),
+    "input elsewhere": ({"--input": "nowhere://b/in"}, ["--input nowhere://b/in: cannot be reached", "nowhere"]),
+    "a store's option": (
+        {"--output": "s3://k:secret@b/out?endpoint=h:1"},
+        ["--output s3://b/out: unknown option 'endpoint'", "endpoint_override"],
+    ),
     "same file twice": (
         {"--input": ["{w}/in", "{w}/in/f2.parquet"]},
         ["--input {w}/in/f2.parquet", "is the same file as {w}/in/f2.parquet", "name it once"],

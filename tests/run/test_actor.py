@@ -14,12 +14,13 @@ import pytest
 
 from engine.config import build_config
 from engine.data.ledger import Ledger
-from engine.data.listing import Piece
+from engine.data.pieces import Piece
 from engine.data.source import Selection, Slice, read_slices
 from engine.errors import ClusterError, DataError, EngineError, GraphError, JobFailedError
-from engine.job import claim_output, scoring_spec
+from engine.job import scoring_spec
 from engine.model.session import ModelSession, SessionOptions
 from engine.prepare import Job, prepare
+from engine.resuming import claim_output
 from engine.run.actor import LoadReport, ScoringActor
 from engine.run.freezing import scored_model
 from engine.run.spec import ShardResult
@@ -34,7 +35,9 @@ def job(model: str, inputs: str, tmp_path: Path) -> Job:
 
 def started(settings: dict[str, object]) -> Job:
     job = prepare(build_config({"shard_size": 4000, **settings}))
-    claim_output(job, Ledger(job.config.output), None, "ab")
+    ledger = Ledger(job.config.output)
+    ledger.folder.make()
+    claim_output(job, ledger, None, "ab")
     return job
 
 

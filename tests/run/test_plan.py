@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.data.listing import InputFile
+from engine.data.pieces import InputFile
 from engine.run.plan import (
     MAX_SHARD_BYTES,
     MIB,

@@ -1,0 +1,210 @@
+"""One job at a time on an output folder: a file lock where there is one, elsewhere a lease that is renewed.
+
+Keeps two jobs from scoring the same rows; that no row is written twice or by the wrong job does not rest on it, but on
+how parts are published. Start at `lock_output`.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from engine.data.storage.folder import JOB_FOLDER, OutputFolder
+from engine.data.storage.local_folder import LocalFolder
+from engine.errors import EngineError, JobFailedError, PlanError
+
+LOCK = f"{JOB_FOLDER}/lock"
+RENEW_SECONDS, WATCH_SECONDS, POLL_SECONDS = 20.0, 60.0, 2.0
+# File systems that know no locks.
+UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+@contextlib.contextmanager
+def lock_output(folder: OutputFolder, on_notice: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """Hold the output folder, which is made if need be, and give a check that it is still held.
+
+    The check raises JobFailedError where another job has taken over. A folder in which nothing was written goes again.
+
+    Args:
+        folder: the output folder.
+        on_notice: told what is waited for.
+
+    Raises:
+        PlanError: if another job holds it, or the folder cannot be made.
+    """
+    made = _missing_folders(folder)
+    folder.make()
+    try:
+        with contextlib.ExitStack() as held:
+            check: Callable[[], None] = lambda: None  # noqa: E731
+            if not (isinstance(folder, LocalFolder) and held.enter_context(_file_lock(folder))):
+                check = held.enter_context(_lease(folder, on_notice))
+            yield check
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def _missing_folders(folder: OutputFolder) -> list[Path]:
+    """Return the folders that have to be made for a local output, the innermost first."""
+    if not isinstance(folder, LocalFolder):
+        return []
+    inner = folder.root / JOB_FOLDER
+    return [path for path in (inner, *inner.parents) if not path.exists()]
+
+
+@contextlib.contextmanager
+def _file_lock(folder: LocalFolder) -> Iterator[bool]:
+    """Hold a lock that the system gives back whatever becomes of this process; gives False where there are none."""
+    path = folder.root / LOCK
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_same(descriptor, path):
+                break
+        except BlockingIOError:
+            holder = os.pread(descriptor, 4096, 0)
+            os.close(descriptor)
+            raise PlanError(_refusal(folder, _parse(holder))) from None
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+            os.close(descriptor)
+            path.unlink(missing_ok=True)
+            yield False
+            return
+        os.close(descriptor)  # its holder has just ended and taken the file away
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(_self()).encode(), 0)
+        yield True
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        os.close(descriptor)
+
+
+def _is_same(descriptor: int, path: Path) -> bool:
+    try:
+        return os.fstat(descriptor).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def _lease(folder: OutputFolder, on_notice: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """Hold a lease: a small file that says who, and changes every 20 s."""
+    _wait_for(folder, on_notice)
+    mine = {**_self(), "id": uuid.uuid4().hex, "renewals": 0}
+    folder.write(LOCK, json.dumps(mine).encode())
+    lost: list[str] = []
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(RENEW_SECONDS):
+            with contextlib.suppress(EngineError):  # a store that does not answer now may do so the next time
+                found = _parse(folder.read(LOCK))
+                if found.get("id") != mine["id"]:
+                    lost.append(_holder(found))
+                    return
+                mine["renewals"] = int(str(mine["renewals"])) + 1
+                folder.write(LOCK, json.dumps(mine).encode())
+
+    def check() -> None:
+        if lost:
+            raise JobFailedError(f"{folder.place} was taken over by another job ({lost[0]}) while this one ran")
+
+    thread = threading.Thread(target=renew, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield check
+    finally:
+        ended.set()
+        thread.join(RENEW_SECONDS)
+        with contextlib.suppress(EngineError):
+            if _parse(folder.read(LOCK)).get("id") == mine["id"]:
+                folder.remove(LOCK)
+
+
+def _wait_for(folder: OutputFolder, on_notice: Callable[[str], None]) -> None:
+    """Watch a lease that is there: one that is renewed is held, one that is not was left behind by a dead job.
+
+    Raises:
+        PlanError: if it is renewed.
+    """
+    first = folder.read(LOCK)
+    if first is None or _is_dead(_parse(first)):
+        return
+    on_notice(
+        f"{folder.place} is held by a job ({_holder(_parse(first))}); "
+        f"watching for up to {WATCH_SECONDS:.0f} s whether it still runs"
+    )
+    deadline = time.monotonic() + WATCH_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+        found = folder.read(LOCK)
+        if found is None:
+            return
+        if found != first:
+            raise PlanError(_refusal(folder, _parse(found)))
+
+
+def _refusal(folder: OutputFolder, holder: dict[str, Any]) -> str:
+    return (
+        f"--output {folder.place}: another job is writing to it ({_holder(holder)}); "
+        "wait until it ends, or name another folder"
+    )
+
+
+def _self() -> dict[str, Any]:
+    """Say who this process is, so that a person finds it, and a job on the same machine can tell whether it lives."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+        "machine": _machine(),
+        "started": _start_time(os.getpid()),
+    }
+
+
+def _machine() -> str:
+    """Name this boot of this machine, and the name space of its process ids."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+    return ""
+
+
+def _start_time(pid: int) -> str:
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return ""
+
+
+def _is_dead(holder: dict[str, Any]) -> bool:
+    """Whether the holder ran on this very machine and is no more."""
+    pid, machine = holder.get("pid"), holder.get("machine")
+    return bool(machine) and machine == _machine() and isinstance(pid, int) and holder["started"] != _start_time(pid)
+
+
+def _parse(data: bytes | None) -> dict[str, Any]:
+    try:
+        found = json.loads(data or b"{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _holder(found: dict[str, Any]) -> str:
+    if "pid" not in found:
+        return "which does not say where"
+    return f"process {found['pid']} on {found.get('host')}, since {found.get('since')}"

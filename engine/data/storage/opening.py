@@ -1,0 +1,15 @@
+"""From a URI to the output folder that it names. Start at `open_folder`."""
+
+from engine.data.storage.folder import OutputFolder
+from engine.data.storage.local_folder import LocalFolder
+from engine.data.storage.places import is_local, local_path
+from engine.data.storage.remote_folder import RemoteFolder
+
+
+def open_folder(uri: str) -> OutputFolder:
+    """Return the output folder that a URI names; nothing in it is made or looked at.
+
+    Raises:
+        ConfigError: for a scheme, option or package that is not there.
+    """
+    return LocalFolder(local_path(uri)) if is_local(uri) else RemoteFolder(uri)

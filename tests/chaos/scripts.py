@@ -1,0 +1,229 @@
+"""What tests need that stop a job at a scripted point: its start, its end by SIGKILL, and a look at its output.
+
+A job is known by a token in its environment, which all of its processes inherit; only those are ever killed. The
+output is reached through a file system, so that a test is the same wherever the output lies. Start at `Jobs` and
+`check_output`.
+"""
+
+import fnmatch
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+FAULTS = Path(__file__).parent / "faults"
+TOKEN = "ICEFLOE_TEST_TOKEN"
+REACH_SECONDS = 60.0
+JOB_SECONDS = 120.0
+KILL_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output folder, wherever it lies."""
+
+    uri: str
+    """What `--output` is given."""
+    filesystem: pafs.FileSystem
+    path: str
+    """The folder within the file system."""
+
+    @classmethod
+    def local(cls, folder: Path) -> Self:
+        """Return a folder of this machine."""
+        return cls(str(folder), pafs.LocalFileSystem(), folder.as_posix())
+
+    def names(self, pattern: str = "*") -> list[str]:
+        """Return the files below, by their sorted paths; `*` in `pattern` goes through folders."""
+        found = self.filesystem.get_file_info(pafs.FileSelector(self.path, allow_not_found=True, recursive=True))
+        names = sorted(info.path[len(self.path) + 1 :] for info in found if info.type == pafs.FileType.File)
+        return fnmatch.filter(names, pattern)
+
+    def exists(self, name: str) -> bool:
+        """Return whether there is such a file."""
+        return self.filesystem.get_file_info(f"{self.path}/{name}").type == pafs.FileType.File
+
+    def hashes(self) -> dict[str, str]:
+        """Return the sha-256 of every part and of every file in quarantine."""
+        return {name: self._sha256(name) for name in [*self.parts(), *self.quarantine()]}
+
+    def parts(self) -> list[str]:
+        """Return the names of the parts, in the order of the input."""
+        return [name for name in self.names("*part-*-of-*.parquet") if not name.startswith((".", "_"))]
+
+    def quarantine(self) -> list[str]:
+        """Return the names of the files in quarantine, in the order of the input."""
+        return self.names("_icefloe/quarantine/bad-*.parquet")
+
+    def ids(self, names: Sequence[str]) -> list[int]:
+        """Return the ids of the rows of these files."""
+        read = (pq.read_table(f"{self.path}/{name}", filesystem=self.filesystem, columns=["id"]) for name in names)
+        return [row for table in read for row in table["id"].to_pylist()]
+
+    def _sha256(self, name: str) -> str:
+        with self.filesystem.open_input_stream(f"{self.path}/{name}") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Quiet:
+    """What a job leaves that nothing disturbed."""
+
+    names: list[str]
+    """All files."""
+    hashes: dict[str, str]
+    """Parts and quarantine."""
+    good: list[int]
+    """Ids of the rows that can be scored, in order."""
+    bad: list[int]
+    """Ids of the others."""
+
+
+def check_output(output: Output, quiet: Quiet) -> None:
+    """Check that a finished output is the one that an undisturbed job leaves."""
+    assert output.exists("_SUCCESS")
+    assert not [name for name in output.names() if ".icefloe-" in name], "temporary files are left"
+    assert output.ids(output.parts()) == quiet.good, "a row is missing, twice there or out of order"
+    assert output.ids(output.quarantine()) == quiet.bad, "quarantine has other rows"
+    assert output.hashes() == quiet.hashes, "parts or quarantine have other bytes"
+    assert output.names() == quiet.names
+
+
+def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> None:
+    """Wait for a condition to hold, and no longer than that."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.02)
+
+
+class Job:
+    """A job in processes of its own; with a fault, one of them stops at a point."""
+
+    def __init__(self, command: Sequence[str], folder: Path, point: str | None = None, nth: int = 1) -> None:
+        """Start it; where it stops at a point, it does so when a process of it gets there for the `nth` time.
+
+        `folder` takes what it prints, and the marks of having got there.
+        """
+        self.token = uuid.uuid4().hex
+        self._folder = folder / self.token
+        self._markers = self._folder / "markers"
+        self._markers.mkdir(parents=True)
+        # Ray's processes take names of their own, for which setproctitle would take the room of the environment.
+        environment = os.environ | {TOKEN: self.token, "SPT_NOENV": "1"}
+        if point is not None:
+            environment["ICEFLOE_FAULT"] = json.dumps({"point": point, "nth": nth, "markers": str(self._markers)})
+            paths = [str(FAULTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+            environment["PYTHONPATH"] = os.pathsep.join(paths)
+        with (self._folder / "stdout").open("wb") as out, (self._folder / "stderr").open("wb") as errors:
+            self.process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=errors, start_new_session=True
+            )
+
+    def wait(self) -> dict[str, Any]:
+        """Wait for it to succeed, and return its summary."""
+        code = self.process.wait(JOB_SECONDS)
+        assert code == 0, f"exit code {code}: {self._told()}"
+        return json.loads((self._folder / "stdout").read_bytes())
+
+    def wait_for_point(self) -> int:
+        """Wait for one of its processes to reach the point, and return its id."""
+
+        def is_there() -> bool:
+            assert self.process.poll() is None, f"ended, exit code {self.process.returncode}: {self._told()}"
+            return any(self._markers.glob("reached-*"))
+
+        wait_until(is_there, REACH_SECONDS, "the point of the fault")
+        return json.loads(min(self._markers.glob("reached-*")).read_bytes())["pid"]
+
+    def release(self) -> None:
+        """Let those of its processes go on that have reached the point."""
+        (self._markers / "release").touch()
+
+    def release_late(self) -> list[dict[str, Any]]:
+        """Let the actors go on that outlived it, and return how each fared."""
+        self.release()
+        wait_until(lambda: len(self._outcomes()) == self.num_reached, KILL_SECONDS, "the end of the late actors")
+        return [json.loads(path.read_bytes()) for path in self._outcomes()]
+
+    @property
+    def num_reached(self) -> int:
+        """How many of its processes have reached the point."""
+        return len(list(self._markers.glob("reached-*")))
+
+    def _outcomes(self) -> list[Path]:
+        return sorted(self._markers.glob("outcome-*"))
+
+    def processes(self) -> list[int]:
+        """Return the ids of its processes that live, those of its Ray too."""
+        return [int(name) for name in os.listdir("/proc") if name.isdigit() and self._is_mine(int(name))]
+
+    def _is_mine(self, pid: int) -> bool:
+        try:
+            return f"{TOKEN}={self.token}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            return False
+
+    def kill_driver(self) -> None:
+        """Kill the process that was started, and no other."""
+        self.process.kill()
+        self.process.wait(KILL_SECONDS)
+
+    def kill(self) -> None:
+        """Kill every process of it, and wait until they are gone."""
+        if self.process.poll() is None:
+            self.kill_driver()
+
+        def is_gone() -> bool:
+            left = self.processes()
+            for pid in left:
+                self._kill(pid)
+            return not left
+
+        wait_until(is_gone, KILL_SECONDS, "the end of all processes")
+
+    def _kill(self, pid: int) -> None:
+        try:
+            handle = os.pidfd_open(pid)  # a number that another process takes over in the meantime is not killed
+        except ProcessLookupError:
+            return
+        try:
+            if self._is_mine(pid):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        finally:
+            os.close(handle)
+
+    def _told(self) -> str:
+        return (self._folder / "stderr").read_text()[-4000:]
+
+
+class Jobs:
+    """The jobs of a test, none of which outlives it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Keep their logs and marks in `folder`."""
+        self._folder = folder
+        self._started: list[Job] = []
+
+    def start(self, command: Sequence[str], point: str | None = None, nth: int = 1) -> Job:
+        """Start a job."""
+        job = Job(command, self._folder, point, nth)
+        self._started.append(job)
+        return job
+
+    def end(self) -> None:
+        """Kill what is left."""
+        for job in self._started:
+            job.kill()
