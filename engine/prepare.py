@@ -79,7 +79,7 @@ def prepare(config: JobConfig) -> Job:
     given = config.model_fields_set
     config = settle_paths(config)
     check_together(config)
-    bound = _bind_model(config, given)
+    bound = bind_job_model(config, given)
     check_columns_named(config, list(bound.fetch.values()))
     _check_fetches(bound, config.utf8)
     files = list_inputs(config.input)
@@ -89,9 +89,7 @@ def prepare(config: JobConfig) -> Job:
     history = None if config.overwrite else read_history(ledger)
     target = choose_generation(history, listed.files, config.add, ledger.folder.place)
     inputs = choose_inputs(config, listed, target, bound.feed, list(bound.fetch.values()))
-    feeds = tuple(
-        bind_feed(inputs.sources[name], bound.specs[name], inputs.fills, config.unbatched) for name in bound.feed
-    )
+    feeds = bind_feeds(config, bound, inputs)
     stop_rows = None
     if config.limit is not None:
         stop_rows = limit_rows(files, _count_rows(files, listed.storage, config.limit), config.limit)
@@ -99,6 +97,17 @@ def prepare(config: JobConfig) -> Job:
             raise PlanError(f"--limit {config.limit}: --where holds for none of the folders of these first rows")
     plan = make_plan(config, bound, inputs, target, _batch_rows(config, inputs, feeds, target), stop_rows)
     return Job(config=config, model=bound, feeds=feeds, inputs=inputs, target=target, plan=plan)
+
+
+def bind_feeds(config: JobConfig, bound: BoundModel, inputs: JobInputs) -> tuple[FeedBinding, ...]:
+    """Bind the columns to the tensors, as far as the model file tells.
+
+    Raises:
+        SchemaError: for a column that cannot fill its tensor.
+    """
+    return tuple(
+        bind_feed(inputs.sources[name], bound.specs[name], inputs.fills, config.unbatched) for name in bound.feed
+    )
 
 
 def _batch_rows(config: JobConfig, inputs: JobInputs, feeds: tuple[FeedBinding, ...], target: Target) -> int:
@@ -182,7 +191,7 @@ def find_changes(job: Job, ledger: Ledger, earlier: Mapping[str, Any] | None) ->
     return changes or ([] if earlier["plan_id"] == job.plan.plan_id else ["its plan id"])
 
 
-def _bind_model(config: JobConfig, given: Collection[str]) -> BoundModel:
+def bind_job_model(config: JobConfig, given: Collection[str]) -> BoundModel:
     """Bind the model; ports that the call does not name are the model's own."""
     request = Request(
         feed=config.feed if "feed" in given else None,

@@ -5,12 +5,14 @@ from jobs.describe import describe
 from jobs.freeze import freeze
 from jobs.plan import plan
 from jobs.score import score
+from jobs.verify import verify
 
 app = new_app()
 app.command(with_job_options(score))
 app.command(with_job_options(plan))
 app.command(describe)
 app.command(with_freeze_options(freeze))
+app.command(verify)
 
 
 def main() -> None:

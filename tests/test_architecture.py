@@ -28,6 +28,7 @@ HEIGHTS = {
     "engine.freezing": 4,
     "engine.preview": 5,
     "engine.job": 5,
+    "engine.sampling": 5,
     "jobs": 6,
 }
 # Same height, but not the same room.

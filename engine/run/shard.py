@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 
 from engine.data.assembly import ScoredRows, assemble, output_schema
 from engine.data.binding import bind_feed
-from engine.data.faults import BadRow, Faults
+from engine.data.faults import Array, BadRow, Faults
 from engine.data.feeding.conversion import FedRows, convert_rows
 from engine.data.ledger import read_plan_id
 from engine.data.manifest import PartFacts, RowCounts, read_part_facts
@@ -140,6 +141,24 @@ class Scorer:
             {**attempt.seconds, "total": time.perf_counter() - started},
             self._session.batches_halved, self._session.busy_seconds,
         )  # fmt: skip
+
+    def score_again(self, read: Slice, rows: Array) -> tuple[Array, pa.Table]:
+        """Score the batches that hold `rows` of a slice, and write nothing.
+
+        Returns:
+            Positions in the slice, ascending, of the rows that were scored, and what a part has of them.
+        """
+        groups, faults = convert_rows(self._feeds, read.table)
+        step, scored = 1 if self._spec.rules.unbatched else self._batch_rows, list[ScoredRows]()
+        for fed in groups:
+            for start in range(0, len(fed.rows), step):
+                span = range(start, min(start + step, len(fed.rows)))
+                if np.isin(fed.rows[span.start : span.stop], rows).any():
+                    scored += score_batch(self._call, fed, span, faults)
+        good = [set_bad_aside(each, self._outputs, faults, self._spec.rules.nan_is_bad) for each in scored]
+        good = [each for each in good if len(each.rows)]
+        positions = np.sort(np.concatenate([np.empty(0, np.int64), *(each.rows for each in good)]))
+        return positions, assemble(self.schema, self._spec.keep, self._outputs, read, good)
 
     def _read(self, shard: Shard) -> Iterator[Slice]:
         for piece in shard.pieces:

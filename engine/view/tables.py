@@ -12,6 +12,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from engine.preview import Preview
     from engine.run.summary import Summary
+    from engine.run.verify import Verification
 
 KIB = 1024
 
@@ -104,3 +105,18 @@ def print_preview(preview: "Preview", stream: TextIO) -> None:
         *(("", name) for name in preview.parts),
     ]  # fmt: skip
     print_table("Plan", rows, stream)
+
+
+def print_verification(found: "Verification", stream: TextIO) -> None:
+    """Print what a check of an output has found."""
+    counts = found.counts
+    rows = [
+        ("output", f"{found.output}/"),
+        ("parts", f"{found.parts:,} of {found.inputs:,} input files"),
+        ("rows", f"{counts.rows_in:,} in, {counts.rows:,} out, {counts.rows_quarantined:,} quarantined"
+         + f", {counts.rows_filtered:,} filtered" * bool(counts.rows_filtered)),
+        *[("scored again", f"{found.rows_sampled:,} rows")] * bool(found.rows_sampled),
+        *(("wrong", text) for text in found.problems),
+        *(("note", text) for text in found.notes),
+    ]  # fmt: skip
+    print_table("Wrong" if found.problems else "Verified", rows, stream)

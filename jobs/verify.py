@@ -1,0 +1,54 @@
+"""`icefloe verify`: a finished output checked against its manifest and inputs, and some rows scored again."""
+
+import dataclasses
+import os
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from engine.errors import ConfigError, EngineError, JobFailedError
+from jobs.command_line import new_app, print_json, run_app
+from jobs.native_logs import quiet_tensorflow
+
+
+def verify(
+    output: Annotated[str, Parameter(help="Output folder of a job: a path or URI.")],
+    /,
+    *,
+    sample: Annotated[int, Parameter(help="Score so many random rows again, without Ray, and compare.")] = 0,
+    json: Annotated[bool, Parameter(help="Print what was found as JSON.", negative="", show_default=False)] = False,
+) -> None:
+    """Check an output: parts against manifest and inputs, every row accounted for; exit 1 where something is wrong."""
+    from engine.data.ledger import Ledger
+    from engine.data.storage.places import is_local, local_path
+    from engine.run.verify import verify_output
+    from engine.view.tables import print_verification
+
+    if sample < 0:
+        raise ConfigError(f"--sample {sample}: expected a number of rows")
+    ledger = Ledger(os.path.abspath(local_path(output)) if is_local(output) else output)
+    found = verify_output(ledger)
+    if sample and found.parts:
+        from engine.sampling import score_sample
+
+        try:
+            with quiet_tensorflow():
+                again = score_sample(ledger, sample)
+            problems, num_rows = again.problems, again.num_rows
+        except EngineError as error:
+            problems, num_rows = (f"rows could not be scored again: {error}",), 0
+        found = dataclasses.replace(found, problems=(*found.problems, *problems), rows_sampled=num_rows)
+    if json:
+        print_json(found.to_json())
+    else:
+        print_verification(found, sys.stdout)
+    if found.problems:
+        raise JobFailedError(f"{found.output}: {len(found.problems)} things are wrong, as listed")
+
+
+app = new_app()
+app.default(verify)
+
+if __name__ == "__main__":
+    run_app(app)
