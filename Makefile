@@ -7,7 +7,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 # Two processes, each with a Ray of its own; a file's tests stay together, for they share what they have set up.
 SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo check fast test soak bench lock clean
+.PHONY: setup demo check fast test chaos soak bench lock clean
 
 setup: $(READY)
 
@@ -31,13 +31,17 @@ fast: $(READY)
 	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not ray and not tf and not chaos and not gpu"
 
 test: $(READY)
-	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not gpu"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not gpu and not chaos"
+
+chaos: $(READY)
+	$(BIN)/pytest $(SIDE_BY_SIDE) tests/chaos
 
 soak: $(READY)
 	$(BIN)/python tests/model/fuzz.py 300 1
 
 bench: $(READY)
 	$(BIN)/python bench/bad_rows.py
+	$(BIN)/python bench/encodings.py
 
 lock: $(READY)
 	$(LOCK) --output-file requirements.lock

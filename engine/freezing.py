@@ -16,7 +16,9 @@ from engine.data.binding import bind_feed
 from engine.data.columns import FeedSource, InputSchema, leaf_names, resolve_feed, select_columns
 from engine.data.feeding.conversion import convert_rows
 from engine.data.source import open_parquet
+from engine.data.storage.copying import local_copy
 from engine.data.storage.local_folder import write_whole
+from engine.data.storage.places import is_local, place_of
 from engine.errors import ConfigError, DataError, GraphError, SchemaError, StorageError
 from engine.model.filetype import locate_model
 from engine.model.freezing.plan import FreezeOptions, FreezePlan, plan_freeze
@@ -58,6 +60,13 @@ def freeze_to_file(
         Mistake: if it cannot be frozen, with the reason; nothing was written.
         StorageError: if a file cannot be written.
     """
+    if not is_local(destination):
+        raise GraphError(f"{place_of(destination)}: expected a local file; write it here and copy it to the store then")
+    with local_copy(source) as copy:
+        return _freeze_to_file(copy, destination, options, sample)
+
+
+def _freeze_to_file(source: str, destination: str, options: FreezeOptions, sample: Sample | None) -> "FrozenModel":
     check_place(destination)
     kept = {file.resolve() for file in model_files(locate_model(source))}
     for place in (Path(destination), sidecar_path(destination)):

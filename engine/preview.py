@@ -10,11 +10,14 @@ from engine.config import JobConfig
 from engine.data.binding import FeedBinding
 from engine.data.columns import leaf_names, select_columns
 from engine.data.ledger import Ledger
-from engine.data.row_groups import SLICE_BYTES, cut_slices, read_row_groups, row_width
+from engine.data.row_groups import SLICE_BYTES, cut_slices, largest_group_bytes, read_row_groups, row_width
+from engine.data.sink import GROUP_BYTES
+from engine.data.source import FETCH_BYTES
+from engine.data.storage.places import is_local
 from engine.errors import PlanError
 from engine.model.infer import infer_tensor
 from engine.model.tensor import TensorSpec
-from engine.prepare import Job, prepare
+from engine.prepare import Job, encoding_rules, prepare
 from engine.resuming import find_done
 from engine.run.plan import part_name
 from engine.run.schedule import SHARDS_PER_WORKER
@@ -37,14 +40,17 @@ class DataInFlight:
     batch_bytes: int
     """One batch of the fed tensors."""
     part_bytes: int
-    """Kept columns of one slice, being encoded."""
+    """Kept columns of one slice, and rows that wait until they fill a row group of the output."""
+    fetched_bytes: int
+    """The largest row group of the first file as it lies in a store, being fetched; 0 for local files."""
     is_exact: bool
     """Whether all columns read are fixed-width; else the bytes are what the footer says."""
 
     @property
     def total_bytes(self) -> int:
         """Bytes in flight in one actor."""
-        return self.shards_at_once * (self.slice_bytes + self.converted_bytes + self.batch_bytes + self.part_bytes)
+        read = self.fetched_bytes + self.slice_bytes + self.converted_bytes
+        return self.shards_at_once * (read + self.batch_bytes + self.part_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +176,8 @@ def measure_memory(job: Job) -> DataInFlight:
     kept = [path for path in job.inputs.keep if path.names[0] in schema.names]
     kept_groups = read_row_groups(metadata, select_columns(schema, kept))
     kept_row_bytes = sum(group.num_bytes for group in kept_groups) / max(1, metadata.num_rows)
+    group_rows = encoding_rules(job.config).group_rows
+    waiting = GROUP_BYTES if group_rows is None else group_rows * kept_row_bytes
     fed_row_bytes = [feed.row_bytes() or 0.0 for feed in job.feeds]
     converted = [width for feed, width in zip(job.feeds, fed_row_bytes, strict=True) if not feed.is_view]
     return DataInFlight(
@@ -177,6 +185,7 @@ def measure_memory(job: Job) -> DataInFlight:
         slice_bytes=round(rows * row_bytes) * (2 if selection.conditions else 1),
         converted_bytes=round(rows * sum(converted)),
         batch_bytes=round(job.plan.batch_rows * sum(fed_row_bytes)),
-        part_bytes=round(rows * kept_row_bytes),
+        part_bytes=round(rows * kept_row_bytes + waiting),
+        fetched_bytes=0 if is_local(job.plan.files[0].path) else min(largest_group_bytes(metadata), FETCH_BYTES),
         is_exact=all(row_width(kind) is not None for _, kind in leaf_names(selection.columns)),
     )

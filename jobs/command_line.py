@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 import engine
 from engine.config import FreezeConfig, JobConfig, build_config, build_freeze_config
+from engine.data.storage.places import hide_secrets
 from engine.errors import ConfigError, EngineError
 
 Verb = Callable[..., None]
@@ -137,7 +138,7 @@ def run(app: cyclopts.App, words: list[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"icefloe: error: {message}\n")
+    sys.stderr.write(f"icefloe: error: {hide_secrets(message)}\n")
     return code
 
 

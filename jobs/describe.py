@@ -24,12 +24,17 @@ def describe(
     json: Annotated[bool, Parameter(help="Print it as JSON.", negative="", show_default=False)] = False,
 ) -> None:
     """Show what a model is: ports, weights, operations, what stands in the way of scoring, and a command to paste."""
+    from engine.data.storage.copying import local_copy
+    from engine.data.storage.places import is_local, place_of
     from engine.model.describing.describe import describe_model, open_model
     from engine.view.commands import command_to_paste
     from engine.view.description import print_description
 
-    opened = open_model(model)
-    description = describe_model(opened)
+    with local_copy(model) as path:
+        opened = open_model(path)
+        description = describe_model(opened)
+    if not is_local(model):
+        description = dataclasses.replace(description, path=place_of(model))
     if tensorboard is not None:
         from engine.model.describing.tensorboard_log import write_graph_log
 

@@ -13,6 +13,7 @@ from graphs import graph, node, placeholder
 from engine.config import build_config
 from engine.data.ledger import Ledger
 from engine.data.row_groups import SLICE_BYTES
+from engine.data.sink import GROUP_BYTES
 from engine.errors import PlanError
 from engine.prepare import prepare
 from engine.preview import DataInFlight, Preview, preview
@@ -58,10 +59,13 @@ def test_data_in_flight_is_exact_for_columns_of_fixed_width(settings: dict[str, 
         slice_bytes=100 * (8 + 4 * 4),
         converted_bytes=0,
         batch_bytes=32 * 4 * 4,
-        part_bytes=100 * 8,
+        part_bytes=100 * 8 + GROUP_BYTES,
+        fetched_bytes=0,
         is_exact=True,
     )
-    assert memory.total_bytes == SHARDS_PER_WORKER * (2400 + 512 + 800)
+    assert memory.total_bytes == SHARDS_PER_WORKER * (2400 + 512 + 800 + GROUP_BYTES)
+    small = previewed(settings, batch_size=32, input=f"{settings['input'][0]}/f0.parquet", row_group_size=50).memory
+    assert small.part_bytes == 100 * 8 + 50 * 8
 
 
 def test_data_in_flight_holds_for_files_larger_than_the_first(settings: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from engine.preview import Preview
+    from engine.preview import DataInFlight, Preview
     from engine.run.summary import Summary
     from engine.run.verify import Verification
 
@@ -80,8 +80,6 @@ def print_summary(summary: "Summary", stream: TextIO) -> None:
 
 def print_preview(preview: "Preview", stream: TextIO) -> None:
     """Print what a job would do."""
-    memory = preview.memory
-    exact = "exact" if memory.is_exact else "by the first footer, which may understate columns of varying width"
     num_left_out = f" ({preview.num_pruned:,} files left out for their folders)" if preview.num_pruned else ""
     notes = [""] * (len(preview.where) - 1) + [num_left_out] * bool(preview.where)
     state = f"{preview.num_done:,} done already" + ", nothing is left to do" * preview.is_finished
@@ -98,13 +96,25 @@ def print_preview(preview: "Preview", stream: TextIO) -> None:
         *(("feed", f"{column} ({kind}) -> {tensor}") for column, kind, tensor in preview.feeds),
         *(("fetch", f"{tensor} -> {column}") for tensor, column in preview.fetches),
         *(("keep", f"{name} ({kind})") for name, kind in preview.kept),
-        ("data in flight", f"{bytes_text(memory.total_bytes)} an actor, {exact}: {memory.shards_at_once} shards x ("
-         f"slice {bytes_text(memory.slice_bytes)} + converted {bytes_text(memory.converted_bytes)} + "
-         f"batch {bytes_text(memory.batch_bytes)} + part {bytes_text(memory.part_bytes)}), and the fetches' columns"),
+        ("data in flight", _memory_text(preview.memory)),
         ("output", f"{preview.output}/"),
         *(("", name) for name in preview.parts),
     ]  # fmt: skip
     print_table("Plan", rows, stream)
+
+
+def _memory_text(memory: "DataInFlight") -> str:
+    exact = "exact" if memory.is_exact else "by the first footer, which may understate columns of varying width"
+    terms = {
+        "fetched": memory.fetched_bytes,
+        "slice": memory.slice_bytes,
+        "converted": memory.converted_bytes,
+        "batch": memory.batch_bytes,
+        "part": memory.part_bytes,
+    }
+    text = " + ".join(f"{name} {bytes_text(size)}" for name, size in terms.items() if size or name != "fetched")
+    total = f"{bytes_text(memory.total_bytes)} an actor, {exact}"
+    return f"{total}: {memory.shards_at_once} shards x ({text}), and the fetches' columns"
 
 
 def print_verification(found: "Verification", stream: TextIO) -> None:

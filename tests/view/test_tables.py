@@ -62,7 +62,7 @@ PREVIEW = Preview(
     feeds=(("pixels", "fixed_size_list<item: float>[4]", "inputs:0 (float32 [?, 4])"),),
     fetches=(("prediction:0", "score"),),
     kept=(("id", "int64"), ("name", "string")),
-    memory=DataInFlight(3, 8 * 2**20, 0, 2**20, 2**19, True),
+    memory=DataInFlight(3, 8 * 2**20, 0, 2**20, 2**19, 0, True),
     output="/o",
     parts=("part-00000-of-00321.parquet", "part-00320-of-00321.parquet"),
 )
