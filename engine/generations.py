@@ -5,19 +5,26 @@ make a generation with a plan and parts of its own. Old files may go, but not ch
 """
 
 import base64
-from collections import Counter
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from engine.data.arrow_errors import reading
 from engine.data.columns import InputSchema
-from engine.data.ledger import Ledger, last_generation
-from engine.data.parts import is_part, part_generation, part_total
+from engine.data.ledger import MANIFEST, Ledger, last_generation
+from engine.data.parts import part_generation, part_total
 from engine.data.pieces import InputFile
-from engine.errors import PlanError
-from engine.run.plan import pair_files, touched_files
+from engine.errors import DataError, PlanError
+from engine.run.plan import pair_files, part_name, plan_shards, touched_files
+
+ADVICE = "name another folder, or type --overwrite to discard it"
+ADD_ADVICE = "type --add to keep it and score only what is new, " + ADVICE
+# File systems keep times to the nanosecond; stores tell whole seconds, which two files may well share.
+SECOND_NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +36,9 @@ class History:
     inputs: tuple[tuple[InputFile, ...], ...]
     """Listing of each generation."""
     unfinished: tuple[int, ...]
-    """Generations of which parts are missing."""
+    """Generations of which parts are missing, or whose bad rows may not have been judged yet."""
+    is_marked: bool = True
+    """Whether the mark of success stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +52,13 @@ class Target:
     first_plan: Mapping[str, Any] | None = None
     """Plan of generation 0, where the folder has one that this call goes on with; it settles columns and batches."""
     has_more: bool = False
-    """Whether the call's input holds more to score once this is done."""
+    """Whether there is more to score once this is done: other generations, or files that came since."""
+    has_gaps: bool = False
+    """Whether parts of other generations are missing: the end of this one is not yet success."""
+    is_settled: bool = False
+    """Whether every generation is done, and no file is new."""
+    gone: frozenset[str] = frozenset()
+    """Paths of those of its files that are not there any more."""
 
 
 def read_history(ledger: Ledger) -> History | None:
@@ -59,15 +74,51 @@ def read_history(ledger: Ledger) -> History | None:
     if not inputs:  # cut off before it wrote them
         return None
     names = ledger.find_files()
-    last = min(last_generation(names), len(inputs) - 1)  # a plan without its inputs was cut off before them
-    return History(first_plan, tuple(inputs[: last + 1]), find_unfinished(names, last))
+    begun = last_generation(names)
+    last = min(begun, len(inputs) - 1)  # a plan without its inputs was cut off before them
+    while last and not any(part_generation(name) == last for name in names):
+        last -= 1  # nothing is lost by planning anew what has no part, be its files mended or gone
+    unfinished = find_unfinished(ledger, names, inputs[: last + 1])
+    is_marked = ledger.is_finished(names)
+    if last == begun and last not in unfinished and not is_marked:  # another begins only after it was judged
+        unfinished = (*unfinished, last)
+    return History(first_plan, tuple(inputs[: last + 1]), unfinished, is_marked)
 
 
-def find_unfinished(names: Mapping[str, int], last: int) -> tuple[int, ...]:
-    """Return the generations, up to the last one, of which parts are missing among the files `names`."""
-    found = Counter((part_generation(name), part_total(name)) for name in names if is_part(name))
-    complete = {number for (number, total), count in found.items() if count == total}
-    return tuple(number for number in range(last + 1) if number not in complete)
+def find_unfinished(ledger: Ledger, names: Mapping[str, int], inputs: Sequence[Sequence[InputFile]]) -> tuple[int, ...]:
+    """Return the generations of which parts are missing among the files `names`.
+
+    The manifest tells the parts of those that came to their end, so that not every plan has to be read.
+    """
+    told: dict[int, list[str]] = {}
+    for name in _manifest_parts(ledger, names):
+        told.setdefault(part_generation(name) or 0, []).append(name)
+    unfinished = []
+    for number, files in enumerate(inputs):
+        parts = told.get(number, [])
+        if not parts or len(parts) != part_total(parts[0]):
+            parts = expected_parts(ledger.read_plan(number), files, number)
+        if not parts or not names.keys() >= set(parts):
+            unfinished.append(number)
+    return tuple(unfinished)
+
+
+def _manifest_parts(ledger: Ledger, names: Mapping[str, int]) -> list[str]:
+    if MANIFEST not in names:
+        return []
+    try:
+        with reading(ledger.folder.place_of(MANIFEST)), ledger.folder.open(MANIFEST) as file:
+            return [str(name) for name in pq.read_table(file, columns=["part"])["part"].to_pylist()]
+    except DataError:
+        return []
+
+
+def expected_parts(plan: Mapping[str, Any] | None, files: Sequence[InputFile], generation: int) -> list[str]:
+    """Return the names of the parts that a generation has when it is done; none where it has no plan."""
+    if plan is None:
+        return []
+    shards = list(plan_shards(files, plan["settings"]["shard_size"]))
+    return [part_name(shard, len(shards), generation) for shard in shards]
 
 
 def choose_generation(
@@ -86,23 +137,54 @@ def choose_generation(
     """
     if history is None or (len(history.inputs) == 1 and not may_add):
         return Target(0, tuple(listed))
-    pairs, added = pair_files([file for files in history.inputs for file in files], listed)
-    changes = touched_files(pairs)
+    old = [file for files in history.inputs for file in files]
+    pairs, added = pair_files(old, listed)
+    lies_now = {file.path: new for file, new in pairs}
+    changes = touched_files(pairs) + moved_files([file for file in old if file.path not in lies_now], added)
+    advice = ADVICE if changes else ADD_ADVICE
     if added and not may_add:
-        changes.append(f"{len(added)} input files new, first: {added[0].relative_path} (type --add to score them too)")
+        changes.append(f"{len(added)} input files new, first: {added[0].relative_path}")
     if changes:
-        raise PlanError(
-            f"--output {output} holds a job that differs: {'; '.join(changes)}; "
-            "name another folder, or type --overwrite to discard it"
-        )
+        raise PlanError(refusal(output, changes, advice))
     last = len(history.inputs) - 1
     if not history.unfinished and added:
         return Target(last + 1, tuple(added), history.first_plan)
     number = history.unfinished[0] if history.unfinished else last
-    has_more = bool(history.unfinished) and (len(history.unfinished) > 1 or bool(added))
-    lies_now = {old.path: new for old, new in pairs}
-    files = tuple(lies_now.get(file.path, file) for file in history.inputs[number])  # those that are gone as they were
-    return Target(number, files, history.first_plan, has_more)
+    return Target(
+        generation=number,
+        files=tuple(lies_now.get(file.path, file) for file in history.inputs[number]),  # gone ones as they were
+        first_plan=history.first_plan,
+        has_more=len(history.unfinished) > 1 or bool(added),
+        has_gaps=len(history.unfinished) > 1,
+        is_settled=not history.unfinished and history.is_marked,
+        gone=frozenset(file.path for file in history.inputs[number] if file.path not in lies_now),
+    )
+
+
+def refusal(output: str, changes: Sequence[str], advice: str) -> str:
+    """Say why an output folder is not gone on with."""
+    return f"--output {output} holds a job that differs: {'; '.join(changes)}; {advice}"
+
+
+def moved_files(gone: Sequence[InputFile], added: Sequence[InputFile]) -> list[str]:
+    """Say which file seems to be new only because it lies elsewhere below its root: its rows were scored already.
+
+    Times of whole seconds prove nothing.
+    """
+    by_state = {_likeness(file): file for file in gone if file.mtime_ns % SECOND_NS}
+    moved = [(by_state[_likeness(file)], file) for file in added if _likeness(file) in by_state]
+    if not moved:
+        return []
+    old, new = moved[0]
+    more = f", and {len(moved) - 1} more" if len(moved) > 1 else ""
+    return [
+        f"{old.relative_path} was moved to {new.relative_path}{more} (same name, size and time); move it back, "
+        "or touch it if it is another file"
+    ]
+
+
+def _likeness(file: InputFile) -> tuple[str, int, int]:
+    return os.path.basename(file.path), file.size_bytes, file.mtime_ns
 
 
 def keep_schema(first: InputSchema) -> dict[str, Any]:

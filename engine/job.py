@@ -77,7 +77,8 @@ def _score(config: JobConfig, view: ProgressView, started: float) -> tuple[Job, 
         summary = summarise(job, ledger, manifest, run, time.monotonic() - started)
         ledger.record(job.plan.plan_id, job.plan.generation, manifest, summary.to_json())
         judge(job, manifest, [row for result in run.results.values() for row in result.bad_rows])
-        ledger.succeed()
+        if not job.target.has_gaps:
+            ledger.succeed()
     return job, summary
 
 
@@ -173,6 +174,7 @@ def scored_sha256(job: Job, ledger: Ledger) -> str:
 
 def scoring_spec(job: Job, model: ScoredModel) -> ScoringSpec:
     """Return what an actor needs to know of the job."""
+    at_hand = [file for file in job.plan.files if file.path not in job.target.gone]
     return ScoringSpec(
         plan_id=job.plan.plan_id,
         generation=job.plan.generation,
@@ -195,7 +197,7 @@ def scoring_spec(job: Job, model: ScoredModel) -> ScoringSpec:
         ),
         encoding=encoding_rules(job.config),
         batch_rows=job.plan.batch_rows,
-        samples=tuple(job.plan.whole_file(file) for file in job.plan.files[:NUM_SAMPLES]),
+        samples=tuple(job.plan.whole_file(file) for file in at_hand[:NUM_SAMPLES]),
         versions=installed_versions(),
     )
 

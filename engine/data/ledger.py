@@ -6,11 +6,13 @@ A job has one plan; a folder that grows has one more for each time that its new 
 
 import io
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from engine.data.arrow_errors import reading
@@ -25,6 +27,7 @@ SUCCESS = "_SUCCESS"
 LOCK = f"{JOB_FOLDER}/lock"
 INPUTS, SCHEMA = f"{JOB_FOLDER}/inputs.parquet", f"{JOB_FOLDER}/schema.arrow"
 MANIFEST, SUMMARY = f"{JOB_FOLDER}/manifest.parquet", f"{JOB_FOLDER}/summary.json"
+PLAN = re.compile(r"plan-(\d{4,})\.json")
 INPUT_SCHEMA = pa.schema(
     [
         ("path", pa.string()),
@@ -89,13 +92,18 @@ class Ledger:
             StorageError, JobFailedError: if the folder cannot be made or written to.
         """
         self.folder.write(plan_name(generation), json.dumps(document, indent=1).encode())
-        self.write_inputs(files, generation)
+        earlier = self._input_table()
+        if earlier is not None:  # what a plan that is replaced was made for goes
+            earlier = earlier.filter(pc.less(earlier["generation"], generation))
+        self._write_inputs(earlier, files, generation)
 
     def write_inputs(self, files: Sequence[InputFile], generation: int = 0) -> None:
         """Write the listing of a generation beside those of earlier ones, unless it is there."""
         earlier = self._input_table()
-        if earlier is not None and generation in earlier["generation"].unique().to_pylist():
-            return
+        if earlier is None or generation not in earlier["generation"].unique().to_pylist():
+            self._write_inputs(earlier, files, generation)
+
+    def _write_inputs(self, earlier: pa.Table | None, files: Sequence[InputFile], generation: int) -> None:
         names = [name for name in INPUT_SCHEMA.names if name != "generation"]
         columns = [pa.array([getattr(file, name) for file in files], INPUT_SCHEMA.field(name).type) for name in names]
         table = pa.table([*columns, pa.repeat(pa.scalar(generation, pa.int32()), len(files))], schema=INPUT_SCHEMA)
@@ -132,7 +140,7 @@ class Ledger:
         a rerun after a crash in here goes on discarding.
         """
         plans = self.folder.children(JOB_FOLDER)
-        later = [f"{JOB_FOLDER}/{name}" for name in plans if name.startswith("plan-") and name.endswith(".json")]
+        later = [f"{JOB_FOLDER}/{name}" for name in plans if PLAN.fullmatch(name)]
         plan_ids = earlier.get("discarding") or [earlier["plan_id"], *map(self._plan_id_in, later)]
         note = {**earlier, "plan_id": "", "discarding": plan_ids}
         self.folder.write(plan_name(0), json.dumps(note, indent=1).encode())
@@ -234,7 +242,9 @@ class Ledger:
         self.clear_temporaries()
         sizes = self.find_files()
         ours = {row.part for row in manifest}
-        remove_parts(self.folder, [name for name in sizes if is_part(name) and name not in ours], plan["discarded"])
+        remove_parts(
+            self.folder, [name for name in sizes if is_part(name) and name not in ours], plan.get("discarded", ())
+        )
         odd = [row.part for row in manifest if sizes.get(row.part) != row.bytes]
         if odd:
             raise JobFailedError(
@@ -274,9 +284,8 @@ def read_plan_id(folder: OutputFolder, generation: int = 0) -> str | None:
 
 def last_generation(names: Iterable[str]) -> int:
     """Return the number of the last generation that has a plan among the files `names`."""
-    starts = (name.removeprefix(f"{JOB_FOLDER}/plan-") for name in names if name.startswith(f"{JOB_FOLDER}/plan-"))
-    numbers = [int(text.removesuffix(".json")) for text in starts if text.removesuffix(".json").isdecimal()]
-    return max(numbers, default=0)
+    found = (PLAN.fullmatch(name.removeprefix(f"{JOB_FOLDER}/")) for name in names if name.startswith(JOB_FOLDER))
+    return max((int(match[1]) for match in found if match), default=0)
 
 
 def parts_among(names: Iterable[str]) -> set[str]:

@@ -195,12 +195,14 @@ def pair_files(
     for file in new:
         if file.path not in found:
             moved.setdefault(file.relative_path, []).append(file)
-    for file in old:
-        candidates = moved.get(file.relative_path) if file.path not in found else None
-        if candidates:
-            same = next((each for each in candidates if _state(each) == _state(file)), candidates[0])
-            candidates.remove(same)
-            pairs.append((file, same))
+    for is_same in (True, False):  # those that are what they were choose first: of twins, one may be gone
+        for file in old:
+            candidates = moved.get(file.relative_path, ()) if file.path not in found else ()
+            fitting = [each for each in candidates if not is_same or _state(each) == _state(file)]
+            if fitting:
+                moved[file.relative_path].remove(fitting[0])
+                found.add(file.path)
+                pairs.append((file, fitting[0]))
     paired = {file.path for _, file in pairs}
     return pairs, [file for file in new if file.path not in paired]
 

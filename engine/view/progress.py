@@ -51,9 +51,14 @@ class PlainProgress(ProgressView):
         self._stream.flush()
         self._last_line = time.monotonic()
 
+    def _begin(self, num_shards: int, num_done: int) -> None:
+        """Count anew: a call may score one generation after another."""
+        self._num_shards, self._num_done = num_shards, num_done
+        self._num_mine = self._rows = 0
+
     def start(self, num_shards: int, num_done: int) -> None:
         """Say how much there is to do."""
-        self._num_shards, self._num_done = num_shards, num_done
+        self._begin(num_shards, num_done)
         shards = f"{num_shards} shard" + "s" * (num_shards != 1)
         self._line(f"{shards}, {num_done} done by an earlier run" if num_done else shards)
 
@@ -107,7 +112,7 @@ class BarProgress(PlainProgress):
 
     def start(self, num_shards: int, num_done: int) -> None:
         """Begin to draw."""
-        self._num_shards, self._num_done = num_shards, num_done
+        self._begin(num_shards, num_done)
         self._bar.update(self._bar_id, total=num_shards, completed=num_done)
         self._bar.start()
 
