@@ -4,10 +4,12 @@ The rows are drawn from the parts; each is found in its input by counting past t
 that held it is scored. Start at `score_sample`.
 """
 
-import json
+import bisect
+import itertools
 import math
 import os
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,14 +20,14 @@ import pyarrow.parquet as pq
 
 from engine.config import JobConfig, build_config
 from engine.data.arrow_errors import reading
-from engine.data.ledger import Ledger
+from engine.data.faults import Array
+from engine.data.ledger import Ledger, plan_name
 from engine.data.manifest import ManifestRow
 from engine.data.parts import part_generation
 from engine.data.pieces import InputFile, Piece, partition_values
-from engine.data.quarantine import quarantine_name
-from engine.data.source import Slice, read_slices
+from engine.data.source import read_slices
 from engine.data.storage.places import is_local, local_path
-from engine.data.storage.reading import storage_of
+from engine.data.storage.reading import FileState, Storage, storage_of
 from engine.errors import DataError, EngineError, GraphError
 from engine.generations import Target
 from engine.inputs import Listed, choose_inputs
@@ -33,12 +35,13 @@ from engine.job import scoring_spec
 from engine.model.session import SessionOptions, load_session
 from engine.prepare import Job, bind_feeds, bind_job_model
 from engine.run.freezing import ScoredModel, freeze_here, scored_model
+from engine.run.part_checks import ODD_BYTES, pair_pieces, quarantined_rows, read_manifest
 from engine.run.plan import Plan
 from engine.run.shard import Scorer
-from engine.run.spec import ScoringSpec
 
-# Another kind of device, or other threads, may round otherwise.
+# Another kind of device, or other threads, may round otherwise; of small floats by a few of their last digits.
 RELATIVE, ABSOLUTE = 1e-3, 1e-4
+ROUGH = {"float16": 4e-3, "bfloat16": 3e-2}
 MAX_SHOWN = 20
 
 
@@ -50,6 +53,8 @@ class Resample:
     """Rows that were compared."""
     problems: tuple[str, ...]
     """What is wrong, a sentence each."""
+    notes: tuple[str, ...] = ()
+    """What could not be compared, and is nobody's fault."""
 
 
 def score_sample(ledger: Ledger, num_rows: int, seed: int | None = None) -> Resample:
@@ -57,149 +62,201 @@ def score_sample(ledger: Ledger, num_rows: int, seed: int | None = None) -> Resa
 
     Args:
         ledger: the output folder, which is finished.
-        num_rows: how many rows, at most as many as there are.
+        num_rows: how many rows, at most as many as there are of inputs that are still there.
         seed: draws the same rows each time; None for others each time.
 
     Raises:
-        Mistake: if the model or the inputs are no longer those of the job.
+        DataError: if the manifest cannot be read.
     """
-    manifest = ledger.read_manifest()
-    total = sum(row.rows for row in manifest)
-    drawn = sorted(random.Random(seed).sample(range(total), min(num_rows, total)))
-    problems, compared, before = list[str](), 0, 0
-    scorers: dict[int, _Again] = {}
-    for row in manifest:
-        mine = [index - before for index in drawn if before <= index < before + row.rows]
-        before += row.rows
-        if mine:
-            number = part_generation(row.part) or 0
-            if number not in scorers:
-                scorers[number] = _Again(ledger, number)
+    manifest, files = read_manifest(ledger), ledger.find_files()
+    generations = _Generations(ledger, manifest)
+    drawn, num_gone = _draw([row for row in manifest if row.part in files], generations, num_rows, random.Random(seed))
+    problems, differing, notes, compared = list[str](), list[str](), list[str](), 0
+    for row, mine in drawn:
+        again = generations.ready(row)
+        if again is None:
+            continue  # said once for its generation
+        try:
+            found = list(again.compare(row, mine, generations.pieces(row)))
+        except (EngineError, *ODD_BYTES) as error:
+            problems.append(f"{row.part}: its rows could not be scored again: {error}")
+            continue
+        compared += len(mine)
+        if again.random_operations and found:
+            node = again.random_operations[0]
+            notes.append(f"{row.part}: {len(found)} rows differ, as they may: {node} in the graph draws random numbers")
+        else:
+            differing += found
+    if num_gone:
+        notes.append(f"the inputs of {num_gone} parts are gone; no row of these was scored again")
+        if not drawn:
+            problems.append("no row could be scored again: all inputs are gone, or lie elsewhere")
+    more = len(differing) - MAX_SHOWN
+    problems += [*generations.refusals, *differing[:MAX_SHOWN], *[f"and {more} more rows differ"] * (more > 0)]
+    return Resample(compared, tuple(problems), tuple(notes))
+
+
+def _draw(
+    manifest: Sequence[ManifestRow], generations: "_Generations", num_rows: int, chance: random.Random
+) -> tuple[list[tuple[ManifestRow, list[int]]], int]:
+    """Draw rows of parts whose inputs are there; return them by part, and the number of parts that were passed over."""
+    pool, num_gone = [row for row in manifest if row.rows], 0
+    while True:
+        starts, drawn = [0, *itertools.accumulate(row.rows for row in pool)], dict[int, list[int]]()
+        for index in sorted(chance.sample(range(starts[-1]), min(num_rows, starts[-1]))):
+            at = bisect.bisect_right(starts, index) - 1
+            drawn.setdefault(at, []).append(index - starts[at])
+        gone = {at for at in drawn if not generations.has_inputs(pool[at])}
+        if not gone:
+            return [(pool[at], mine) for at, mine in drawn.items()], num_gone
+        pool, num_gone = [row for at, row in enumerate(pool) if at not in gone], num_gone + len(gone)
+
+
+class _Generations:
+    """The jobs that made an output, one a generation, each made ready when a row of it is wanted."""
+
+    def __init__(self, ledger: Ledger, manifest: Sequence[ManifestRow]) -> None:
+        self._ledger = ledger
+        self._manifest = manifest
+        self._inputs: list[tuple[InputFile, ...]] = []
+        self._storage: dict[int, Storage] = {}
+        self._pieces: dict[int, dict[str, list[Piece]]] = {}
+        self._again: dict[int, _Again | None] = {}
+        self._there: dict[str, bool] = {}
+        self.refusals: list[str] = []
+        """Why generations could not be scored again."""
+
+    def pieces(self, row: ManifestRow) -> list[Piece]:
+        """Return what a part was made of."""
+        number = part_generation(row.part) or 0
+        if number not in self._pieces:
             try:
-                problems += [text for text in scorers[number].compare(row, mine) if text]
-                compared += len(mine)
-            except DataError as error:
-                problems.append(f"{row.part}: its rows could not be scored again: {error}")
-    more = len(problems) - MAX_SHOWN
-    if more > 0:
-        problems = [*problems[:MAX_SHOWN], f"and {more} more rows differ"]
-    return Resample(compared, tuple(problems))
+                self._inputs = self._inputs or self._ledger.read_inputs()
+                self._storage[number] = storage_of((self._ledger.read_plan(number) or {})["config"]["input"])
+                mine = [row for row in self._manifest if (part_generation(row.part) or 0) == number]
+                self._pieces[number] = pair_pieces(mine, self._inputs[number])
+            except (EngineError, IndexError, *ODD_BYTES) as error:
+                self._refuse(number, f"plan or list of inputs cannot be used: {error}")
+                self._pieces[number] = {}
+        return self._pieces[number].get(row.part, [])
+
+    def has_inputs(self, row: ManifestRow) -> bool:
+        """Whether every input of a part is there, changed or not."""
+        pieces, there = self.pieces(row), self._there
+        for path in {piece.path for piece in pieces} - there.keys():
+            there[path] = _state(self._storage[part_generation(row.part) or 0], path) is not None
+        return all(there[piece.path] for piece in pieces)
+
+    def ready(self, row: ManifestRow) -> "_Again | None":
+        """Return the job of a part, ready to score; None where `refusals` tells why not."""
+        number = part_generation(row.part) or 0
+        if self.pieces(row) and number not in self._again:
+            try:
+                self._again[number] = _Again(self._ledger, number, self._inputs[number])
+            except (EngineError, IndexError, *ODD_BYTES) as error:
+                what = "" if isinstance(error, EngineError) else f"{plan_name(number)} is damaged: "
+                self._refuse(number, f"{what}{error}")
+        return self._again.get(number)
+
+    def _refuse(self, number: int, why: str) -> None:
+        self._again[number] = None
+        self.refusals.append(f"rows{f' of generation {number}' if number else ''} could not be scored again: {why}")
 
 
 class _Again:
     """One generation's job, ready to score rows of it once more."""
 
-    def __init__(self, ledger: Ledger, number: int) -> None:
+    def __init__(self, ledger: Ledger, number: int, files: Sequence[InputFile]) -> None:
         self._ledger = ledger
         plan, first_plan = ledger.read_plan(number) or {}, ledger.read_plan() or {}
-        self._files = ledger.read_inputs()[number]
-        job = _job_of(plan, first_plan, self._files, number)
+        job = _job_of(plan, first_plan, files, number)
         model = _model_of(job, plan)
-        self._spec: ScoringSpec = scoring_spec(job, model)
+        self.random_operations = job.model.random_operations
+        self._spec = scoring_spec(job, model)
         tensors, columns = [name for name, _ in self._spec.feeds], [name for name, _ in self._spec.fetches]
         options = SessionOptions(threads=os.cpu_count() or 1)
         session = load_session(
             model.data, tensors, columns, model.constants, model.init_ops, options, job.config.op_library
         )
         self._scorer = Scorer(self._spec, session)
-        self._fetched = {column for _, column in self._spec.fetches}
+        tolerances = [ROUGH.get(tensor.dtype or "", RELATIVE) for tensor in session.outputs]
+        self._fetched = dict(zip((column for _, column in self._spec.fetches), tolerances, strict=True))
 
-    def compare(self, row: ManifestRow, indices: Sequence[int]) -> Iterator[str]:
+    def compare(self, row: ManifestRow, indices: Sequence[int], pieces: Sequence[Piece]) -> Iterator[str]:
         """Yield a sentence for each of the part's rows `indices` (ascending) that is not what the model gives."""
-        bad, left, done = self._quarantined(row), list(indices), 0
-        part = _PartRows(self._ledger, row.part)
-        for read in self._read(row):
+        bad, left, done = quarantined_rows(self._ledger, row), list(indices), 0
+        paths = Counter(name for _, name in {(piece.path, piece.relative_path) for piece in pieces})
+        written, spec = _read_rows(self._ledger, row.part, indices), self._spec
+        for read in (read for piece in pieces for read in read_slices(piece, spec.selection, spec.batch_rows)):
             is_bad = bad.get(read.relative_path, frozenset())
             good = np.array([i for i, number in enumerate(read.rows.tolist()) if number not in is_bad], np.int64)
+            if is_bad and paths[read.relative_path] > 1:  # which of them had the bad rows is not kept
+                good, _ = self._scorer.score_again(read, np.arange(len(read.table)))
             here = [index for index in left if index < done + len(good)]
             left = left[len(here) :]
             if here:
                 wanted = good[np.array(here) - done]
                 rows, table = self._scorer.score_again(read, wanted)
                 for index, position in zip(here, wanted.tolist(), strict=True):
-                    where = f"{row.part}, row {index} ({read.path}, row {read.rows[position]})"
-                    yield self._difference(where, part.row(index), rows, table, position)
+                    difference = self._difference(written.get(index), rows, table, position)
+                    if difference:
+                        yield f"{row.part}, row {index} ({read.path}, row {read.rows[position]}): {difference}"
             done += len(good)
             if not left:
                 return
         for index in left:
             yield f"{row.part}, row {index}: its input has only {done} rows that are not in quarantine"
 
-    def _difference(
-        self, where: str, written: Mapping[str, Any], rows: np.ndarray[Any, Any], table: pa.Table, position: int
-    ) -> str:
-        at = np.searchsorted(rows, position)
+    def _difference(self, written: pa.Table | None, rows: Array, table: pa.Table, position: int) -> str:
+        at = int(np.searchsorted(rows, position))
         if at >= len(rows) or rows[at] != position:
-            return f"{where}: the model refuses this row now"
-        (now,) = table.slice(int(at), 1).to_pylist()
-        for column, value in now.items():
-            if not is_close(written.get(column), value, column in self._fetched):
-                was, is_now = (str(each)[:80] for each in (written.get(column), value))
-                return f"{where}: {column} is {was} where the model gives {is_now}"
+            return "the model refuses this row now"
+        if written is None:
+            return "the part has fewer rows"
+        for column in table.column_names:
+            if column not in written.column_names:
+                return f"the part has no column {column}"
+            old, new = written[column], table.slice(at, 1)[column]
+            relative, source = self._fetched.get(column), "the model" if column in self._fetched else "the input"
+            if not (is_same(old, new) if relative is None else is_close(old[0].as_py(), new[0].as_py(), relative)):
+                return f"{column} is {str(old[0])[:80]} where {source} gives {str(new[0])[:80]}"
         return ""
 
-    def _quarantined(self, row: ManifestRow) -> dict[str, frozenset[int]]:
-        """Return the rows of a shard that are in quarantine, by file below its root."""
-        if not row.rows_quarantined:
-            return {}
-        name = quarantine_name(row.part)
-        with self._ledger.folder.open(name) as file, reading(self._ledger.folder.place_of(name)):
-            table = pq.read_table(file, columns=["_file", "_row"])
-        found: dict[str, set[int]] = {}
-        for path, number in zip(table["_file"].to_pylist(), table["_row"].to_pylist(), strict=True):
-            found.setdefault(path, set()).add(number)
-        return {path: frozenset(numbers) for path, numbers in found.items()}
 
-    def _read(self, row: ManifestRow) -> Iterator[Slice]:
-        """Read the shard's rows again, up to where a limit ended it."""
-        rows_in = 0
-        for piece in _pieces_of(row, self._files):
-            for read in read_slices(piece, self._spec.selection, self._spec.batch_rows):
-                yield read
-                rows_in += read.rows_in
-                if rows_in >= row.rows_in:
-                    return
+def _read_rows(ledger: Ledger, name: str, indices: Sequence[int]) -> dict[int, pa.Table]:
+    """Read single rows of a part, a row group at a time; none where the part has fewer."""
+    found, start = dict[int, pa.Table](), 0
+    with ledger.folder.open(name) as opened, reading(ledger.folder.place_of(name)):
+        file = pq.ParquetFile(opened)
+        for group in range(file.num_row_groups):
+            stop = start + file.metadata.row_group(group).num_rows
+            here = [index for index in indices if start <= index < stop]
+            if here:
+                rows = file.read_row_group(group).take([index - start for index in here])
+                found |= {index: rows.slice(i, 1) for i, index in enumerate(here)}
+            start = stop
+    return found
 
 
-class _PartRows:
-    """Single rows of a part, read a row group at a time."""
-
-    def __init__(self, ledger: Ledger, name: str) -> None:
-        self._place = ledger.folder.place_of(name)
-        with reading(self._place):
-            self._file = pq.ParquetFile(ledger.folder.open(name))
-        self._group, self._rows, self._start = -1, pa.table({}), 0
-
-    def row(self, index: int) -> dict[str, Any]:
-        start = 0
-        for group in range(self._file.metadata.num_row_groups):
-            num_rows = self._file.metadata.row_group(group).num_rows
-            if index < start + num_rows:
-                if group != self._group:
-                    with reading(self._place):
-                        self._group, self._rows = group, self._file.read_row_group(group)
-                (found,) = self._rows.slice(index - start, 1).to_pylist()
-                return dict(found)
-            start += num_rows
-        return {}
-
-
-def _job_of(plan: Mapping[str, Any], first_plan: Mapping[str, Any], files: tuple[InputFile, ...], number: int) -> Job:
-    """Bind the job of a plan once more, to the files that it was planned for."""
+def _job_of(plan: Mapping[str, Any], first_plan: Mapping[str, Any], files: Sequence[InputFile], number: int) -> Job:
+    """Bind the job of a plan once more, to those of its files that are still as they were."""
     settings, told = plan["settings"], plan["config"]
-    ports = {name: dict(text.rpartition("=")[::2] for text in settings[name]) for name in ("feed", "fetch")}
+    ports = {name: dict(text.partition("=")[::2] for text in settings[name]) for name in ("feed", "fetch")}
     config: JobConfig = build_config({**told, **ports, "init_op": settings["init_op"], "overwrite": False})
     bound = bind_job_model(config, config.model_fields_set)
     if bound.known.sha256 != settings["model_sha256"]:
         raise GraphError(f"{bound.known.found.given} is not the model that this output was made with")
-    names = tuple(
-        dict.fromkeys(name for file in files for name in partition_values(os.path.dirname(file.relative_path)))
-    )
-    listed = Listed(files, 0, names, storage_of(config.input))
-    target = Target(number, files, first_plan)
+    storage = storage_of(config.input)
+    names = dict.fromkeys(name for file in files for name in partition_values(os.path.dirname(file.relative_path)))
+    same = (file for file in files if _state(storage, file.path) == FileState(file.size_bytes, file.mtime_ns))
+    few = tuple(itertools.islice(same, MAX_SHOWN))
+    if not few:
+        raise DataError("every input has changed since, or is gone")
+    target = Target(number, few, first_plan)
+    listed = Listed(few, 0, tuple(names), storage)
     inputs = choose_inputs(config, listed, target, bound.feed, list(bound.fetch.values()))
-    again = Plan(plan["plan_id"], settings, files, (), settings["batch_size"], settings["shard_size"], number)
-    return Job(config, bound, bind_feeds(config, bound, inputs), inputs, target, again)
+    same_plan = Plan(plan["plan_id"], settings, few, (), settings["batch_size"], settings["shard_size"], number)
+    return Job(config, bound, bind_feeds(config, bound, inputs), inputs, target, same_plan)
 
 
 def _model_of(job: Job, plan: Mapping[str, Any]) -> ScoredModel:
@@ -215,27 +272,29 @@ def _model_of(job: Job, plan: Mapping[str, Any]) -> ScoredModel:
     return model
 
 
-def _pieces_of(row: ManifestRow, files: Sequence[InputFile]) -> Iterator[Piece]:
-    """Return what a part was made of, as pieces of the files of its generation."""
-    by_name: dict[str, list[InputFile]] = {}
-    for file in files:
-        by_name.setdefault(file.relative_path, []).append(file)
-    for name, start, stop in json.loads(row.sources):
-        fitting = [file for file in by_name.get(name, ()) if stop <= file.size_bytes]
-        if len(fitting) != 1:
-            raise DataError(f"{row.part}: {len(fitting)} input files are called {name}; which one it was is not kept")
-        file = fitting[0]
-        yield Piece(file.path, name, file.size_bytes, file.mtime_ns, start, stop, None)
+def _state(storage: Storage, path: str) -> FileState | None:
+    """Return how an input is now; None where it is gone."""
+    try:
+        return storage.state(path)
+    except DataError:
+        return None
 
 
-def is_close(old: Any, new: Any, is_fetched: bool) -> bool:
-    """Whether two values agree: exactly, but for numbers that the graph gave, which may be rounded otherwise."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        return old.keys() == new.keys() and all(is_close(old[name], new[name], is_fetched) for name in new)
+def is_same(old: pa.ChunkedArray, new: pa.ChunkedArray) -> bool:
+    """Whether two columns of one row have the same value, NaN too, which is not equal to itself."""
+    return bool(old.equals(new)) or _bits(old) == _bits(new)
+
+
+def _bits(column: pa.ChunkedArray) -> bytes:
+    batch = pa.table({"": column.take(pa.array([0]))}).combine_chunks().to_batches()[0]
+    return bytes(batch.schema.serialize().to_pybytes() + batch.serialize().to_pybytes())
+
+
+def is_close(old: Any, new: Any, relative: float) -> bool:
+    """Whether two values that the graph gave agree: exactly, but for floats, which may be rounded otherwise."""
     if isinstance(old, list) and isinstance(new, list):
-        return len(old) == len(new) and all(is_close(a, b, is_fetched) for a, b in zip(old, new, strict=True))
+        return len(old) == len(new) and all(is_close(a, b, relative) for a, b in zip(old, new, strict=True))
     if isinstance(old, float) and isinstance(new, float):
-        if math.isnan(old) or math.isnan(new):
-            return math.isnan(old) and math.isnan(new)
-        return old == new or (is_fetched and math.isclose(old, new, rel_tol=RELATIVE, abs_tol=ABSOLUTE))
+        both_nan = math.isnan(old) and math.isnan(new)
+        return both_nan or math.isclose(old, new, rel_tol=relative, abs_tol=ABSOLUTE)
     return bool(old == new)

@@ -30,21 +30,22 @@ def verify(
     ledger = Ledger(os.path.abspath(local_path(output)) if is_local(output) else output)
     found = verify_output(ledger)
     if sample and found.parts:
-        from engine.sampling import score_sample
+        from engine.sampling import Resample, score_sample
 
         try:
             with quiet_tensorflow():
                 again = score_sample(ledger, sample)
-            problems, num_rows = again.problems, again.num_rows
         except EngineError as error:
-            problems, num_rows = (f"rows could not be scored again: {error}",), 0
-        found = dataclasses.replace(found, problems=(*found.problems, *problems), rows_sampled=num_rows)
+            again = Resample(0, (f"rows could not be scored again: {error}",))
+        problems, notes = (*found.problems, *again.problems), (*found.notes, *again.notes)
+        found = dataclasses.replace(found, problems=problems, notes=notes, rows_sampled=again.num_rows)
     if json:
         print_json(found.to_json())
     else:
         print_verification(found, sys.stdout)
     if found.problems:
-        raise JobFailedError(f"{found.output}: {len(found.problems)} things are wrong, as listed")
+        things = "1 thing is" if len(found.problems) == 1 else f"{len(found.problems)} things are"
+        raise JobFailedError(f"{found.output}: {things} wrong, as listed")
 
 
 app = new_app()

@@ -27,6 +27,7 @@ SUCCESS = "_SUCCESS"
 LOCK = f"{JOB_FOLDER}/lock"
 INPUTS, SCHEMA = f"{JOB_FOLDER}/inputs.parquet", f"{JOB_FOLDER}/schema.arrow"
 MANIFEST, SUMMARY = f"{JOB_FOLDER}/manifest.parquet", f"{JOB_FOLDER}/summary.json"
+PLAN_KEYS: dict[str, type] = {"plan_id": str, "settings": dict, "num_shards": int}
 PLAN = re.compile(r"plan-(\d{4,})\.json")
 INPUT_SCHEMA = pa.schema(
     [
@@ -72,7 +73,9 @@ class Ledger:
         except (EngineError, ValueError) as error:
             text = str(error).removeprefix(f"{self.folder.place_of(name)}: ")
             raise PlanError(f"--output {place}: {name} cannot be read ({text})") from error
-        if not isinstance(document, dict) or not {"plan_id", "settings", "num_shards"} <= document.keys():
+        if not isinstance(document, dict) or not all(
+            isinstance(document.get(key), kind) for key, kind in PLAN_KEYS.items()
+        ):
             raise PlanError(f"--output {place}: {name} is no plan of icefloe; name another folder")
         return document
 
@@ -114,8 +117,14 @@ class Ledger:
         data = self.folder.read(INPUTS)
         if data is None:
             return None
-        with reading(self.folder.place_of(INPUTS)):
-            return pq.read_table(pa.BufferReader(data)).cast(INPUT_SCHEMA)
+        place = self.folder.place_of(INPUTS)
+        with reading(place):
+            table = pq.read_table(pa.BufferReader(data))
+        if not table.schema.equals(INPUT_SCHEMA) or any(column.null_count for column in table.columns):
+            raise DataError(
+                f"{place} is no list of inputs; expected {', '.join(INPUT_SCHEMA.names)}, none of them null"
+            )
+        return table
 
     def read_inputs(self) -> list[tuple[InputFile, ...]]:
         """Return the listing of each generation; fewer where a run was cut off before writing one.
@@ -207,8 +216,14 @@ class Ledger:
         Raises:
             DataError: if it is damaged, or not there.
         """
-        with reading(self.folder.place_of(MANIFEST)), self.folder.open(MANIFEST) as file:
-            rows = pq.read_table(file).to_pylist()
+        place = self.folder.place_of(MANIFEST)
+        with reading(place), self.folder.open(MANIFEST) as file:
+            table = pq.read_table(file)
+        optional = ("attempts", "seconds")
+        nulls = any(table[name].null_count for name in table.column_names if name not in optional)
+        if not table.schema.equals(MANIFEST_SCHEMA) or nulls:
+            raise DataError(f"{place} is no manifest; expected {', '.join(MANIFEST_SCHEMA.names)}")
+        rows = table.to_pylist()
         return [ManifestRow(**{**row, "attempts": None, "seconds": None}) for row in rows]
 
     def check_sizes(self, manifest: Sequence[ManifestRow], names: Mapping[str, int]) -> None:

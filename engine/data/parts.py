@@ -13,7 +13,7 @@ from engine.data.quarantine import QUARANTINE, quarantine_name
 from engine.data.storage.folder import TEMPORARY_PREFIX, OutputFolder
 from engine.errors import DataError, PlanError
 
-PART = re.compile(r"part-(?:g(?P<generation>\d{4,})-)?\d{5,}-of-(?P<num_shards>\d{5,})\.parquet")
+PART = re.compile(r"part-(?:g(?P<generation>\d{4,})-)?(?P<shard_id>\d{5,})-of-(?P<num_shards>\d{5,})\.parquet")
 # Footers are small; what takes the time is waiting for them.
 READERS = 16
 
@@ -35,13 +35,19 @@ def part_total(name: str) -> int | None:
     return None if found is None else int(found["num_shards"])
 
 
+def part_shard(name: str) -> int | None:
+    """Return the shard that a part's name says; None for any other file."""
+    found = PART.fullmatch(name.rpartition("/")[2])
+    return None if found is None else int(found["shard_id"])
+
+
 def is_temporary(name: str) -> bool:
     """Whether the file `name` is what a killed attempt left behind."""
     return name.rpartition("/")[2].startswith(TEMPORARY_PREFIX)
 
 
 def keep_parts(folder: OutputFolder, names: Iterable[str], plan_id: str) -> set[str]:
-    """Return which of `names` are parts of the plan, and remove those that are not.
+    """Return which of `names` are parts of the plan, each of the shard that its name says, and remove the others.
 
     Such were left by a discarded job's late actor, or miss the quarantine that their rows went to, or were cut off
     where uploads appear before they are complete.
@@ -53,7 +59,8 @@ def keep_parts(folder: OutputFolder, names: Iterable[str], plan_id: str) -> set[
     def is_mine(name: str) -> bool:
         try:
             facts = read_part_facts(folder, name)
-            if facts.plan_id == plan_id and _has_quarantine(folder, name, facts):
+            is_its_own = (facts.plan_id, facts.shard_id) == (plan_id, part_shard(name))
+            if is_its_own and _has_quarantine(folder, name, facts):
                 return True
         except DataError as error:
             if folder.is_whole:

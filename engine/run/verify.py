@@ -7,16 +7,29 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from posixpath import basename, dirname
 from typing import Any
 
-from engine.data.ledger import SUCCESS, SUMMARY, Ledger, last_generation, plan_name
+from engine.data.ledger import INPUTS, MANIFEST, SCHEMA, SUCCESS, SUMMARY, Ledger, last_generation, plan_name
 from engine.data.listing import list_inputs
 from engine.data.manifest import ManifestRow, RowCounts
-from engine.data.parts import part_generation, part_total
+from engine.data.parts import part_generation
 from engine.data.pieces import InputFile
+from engine.data.storage.places import is_inside, place_of
 from engine.errors import DataError, EngineError, PlanError
-from engine.run.part_checks import check_parts, check_strays
-from engine.run.plan import inputs_digest, pair_files, touched_files
+from engine.run.part_checks import (
+    ODD_BYTES,
+    REWRITE,
+    check_parts,
+    check_strays,
+    counts_text,
+    read_manifest,
+    sources_of,
+)
+from engine.run.plan import Shard, inputs_digest, pair_files, part_name, plan_id, touched_files
+from engine.run.summary import add_odd_values
+
+MAX_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,118 +74,201 @@ def verify_output(ledger: Ledger) -> Verification:
         PlanError: if no job of ours wrote the folder.
         StorageError: if it cannot be read for now.
     """
-    found, files = Findings(), ledger.find_files()
-    plans = _read_plans(ledger, files, found)
+    found, files = Findings(), _find_files(ledger)
     if SUCCESS not in files:
         found.problems.append(f"{SUCCESS} is not there: the job did not end, or goes on now; rerun it to finish")
+    manifest: list[ManifestRow] | None = None
     try:
-        manifest = ledger.read_manifest()
+        manifest = read_manifest(ledger)
     except DataError as error:
-        found.problems.append(f"the manifest cannot be read: {error}")
-        return Verification(ledger.folder.place, 0, 0, RowCounts(), tuple(found.problems), tuple(found.notes))
-    listings = _read_inputs(ledger, plans, found)
+        text = (
+            f"{MANIFEST} is gone; rerun the job to write it again" if MANIFEST not in files else f"{error}; {REWRITE}"
+        )
+        found.problems.append(f"{text} (parts were not checked)")
+    rows = manifest or []
+    listings = _read_listings(ledger, files, found)
+    made = {part_generation(row.part) or 0 for row in rows} | {number for number, listed in listings.items() if listed}
+    plans = _read_plans(ledger, files, made, found)
     for number, plan in plans.items():
-        rows = [row for row in manifest if part_generation(row.part) == number]
-        found.problems += _check_shards(number, plan, rows)
-        found.problems += _check_sources(listings.get(number, ()), rows, plan["settings"].get("limit") is not None)
-    found.problems += check_parts(ledger, plans, manifest, files)
+        mine, listed = [row for row in rows if part_generation(row.part) == number], listings.get(number, ())
+        found.problems += _check_shards(number, plan, mine) if manifest is not None else ()
+        if inputs_digest(listed) == plan["settings"].get("inputs_sha256"):
+            is_limited = plan["settings"].get("limit") is not None
+            found.problems += _check_sources(listed, mine, is_limited) if manifest is not None else ()
+        elif INPUTS in files:
+            found.problems.append(f"{INPUTS} is damaged: its files are not those that {plan_name(number)} was made for")
+    if manifest is not None:
+        found.problems += check_parts(ledger, plans, manifest, files)
+        _check_summary(ledger, files, plans, manifest, found)
     problems, notes = check_strays(ledger, plans, manifest, files)
     found.problems += problems
     found.notes += notes
-    counts = sum((row.counts for row in manifest), RowCounts())
-    _check_summary(ledger, counts, found)
-    _check_inputs(plans, [file for listing in listings.values() for file in listing], found)
-    num_inputs = sum(map(len, listings.values()))
+    _check_inputs(plans, [file for listed in listings.values() for file in listed], found)
+    counts, num_inputs = sum((row.counts for row in rows), RowCounts()), sum(map(len, listings.values()))
     wrong = tuple(dict.fromkeys(found.problems))
-    return Verification(ledger.folder.place, len(manifest), num_inputs, counts, wrong, tuple(found.notes))
+    return Verification(ledger.folder.place, len(rows), num_inputs, counts, wrong, tuple(found.notes))
 
 
-def _read_plans(ledger: Ledger, files: Mapping[str, int], found: Findings) -> dict[int, dict[str, Any]]:
-    """Return the plan of each generation."""
+def _find_files(ledger: Ledger) -> dict[str, int]:
+    """Return every file of the folder.
+
+    Raises:
+        PlanError: if no job of ours wrote it.
+    """
+    place = ledger.folder.place
+    try:
+        files = ledger.find_files()
+    except DataError:
+        ledger.folder.read(plan_name(0))  # says so where the folder is a file
+        raise
+    if not files.keys() & {plan_name(0), INPUTS, SCHEMA, MANIFEST, SUMMARY}:
+        what = f"no {plan_name(0)} is in it" if ledger.folder.children() else "it is empty, or not there"
+        raise PlanError(f"{place} is no output of icefloe: {what}; name the folder that icefloe score wrote to")
+    return files
+
+
+def _read_plans(
+    ledger: Ledger, files: Mapping[str, int], made: Iterable[int], found: Findings
+) -> dict[int, dict[str, Any]]:
+    """Return the plan of each generation that can be relied on; `made` are those that parts or inputs tell of."""
     plans: dict[int, dict[str, Any]] = {}
-    for number in range(last_generation(files) + 1):
-        plan = ledger.read_plan(number)
-        if plan is not None and not plan.get("discarding"):
-            plans[number] = plan
-        elif number:
-            found.problems.append(f"{plan_name(number)} is gone")
-        elif plan is None:
-            raise PlanError(f"{ledger.folder.place} holds no job of icefloe")
-        else:
+    last = last_generation(files)
+    for number in sorted({0, *made, *(number for number in range(last + 1) if plan_name(number) in files)}):
+        name = plan_name(number)
+        if name not in files:
+            found.problems.append(f"{name} is gone: whose the parts are that it planned was not checked")
+            continue
+        try:
+            plan = ledger.read_plan(number) or {}
+        except PlanError as error:
+            found.problems.append(f"{name} is damaged ({str(error).removeprefix('--output ')})")
+            continue
+        if plan.get("discarding"):
             raise PlanError(f"{ledger.folder.place}: its job was discarded, and no other has begun; rerun the command")
+        config, is_whole = plan.get("config"), isinstance(plan["num_shards"], int)
+        if not is_whole or not isinstance(config, dict) or not isinstance(config.get("input"), list):
+            found.problems.append(f"{name} is damaged: it does not tell shards and inputs")
+            continue
+        if not isinstance(plan["settings"], dict) or plan_id(plan["settings"]) != plan["plan_id"]:
+            found.problems.append(f"{name} was changed: its settings are not those of its plan id")
+        plans[number] = {**plan, "settings": plan["settings"] if isinstance(plan["settings"], dict) else {}}
     return plans
 
 
-def _read_inputs(
-    ledger: Ledger, plans: Mapping[int, Mapping[str, Any]], found: Findings
-) -> dict[int, tuple[InputFile, ...]]:
-    """Return the listing of each generation, checked against its plan."""
+def _read_listings(ledger: Ledger, files: Mapping[str, int], found: Findings) -> dict[int, tuple[InputFile, ...]]:
+    """Return the input files of each generation."""
+    if INPUTS not in files:
+        found.problems.append(f"{INPUTS} is gone: whether each input is in the parts once was not checked")
+        return {}
     try:
         listings = dict(enumerate(ledger.read_inputs()))
-    except DataError as error:
-        found.problems.append(f"the list of inputs cannot be read: {error}")
+    except (DataError, *ODD_BYTES) as error:
+        found.problems.append(f"{INPUTS} is damaged: {error}")
         return {}
-    for number, plan in plans.items():
-        if inputs_digest(listings.get(number, ())) != plan["settings"].get("inputs_sha256"):
-            found.problems.append(f"the list of inputs is not the one that {plan_name(number)} was made for")
+    for file in (file for listed in listings.values() for file in listed):
+        if None in (file.path, file.relative_path, file.size_bytes, file.mtime_ns, file.partition):
+            found.problems.append(f"{INPUTS} is damaged: {file} is no row of it")
+            return {}
     return listings
 
 
 def _check_shards(number: int, plan: Mapping[str, Any], rows: Sequence[ManifestRow]) -> Iterator[str]:
     """Check that each shard of a plan is in the manifest once."""
     seen, of = Counter(row.shard_id for row in rows), f" of generation {number}" if number else ""
-    for shard_id in range(plan["num_shards"]):
-        if seen[shard_id] != 1:
-            yield f"shard {shard_id}{of} is in the manifest {seen[shard_id]} times"
+    num_shards, num_missing = plan["num_shards"], 0
+    for shard_id in sorted(shard_id for shard_id, count in seen.items() if count > 1):
+        yield f"shard {shard_id}{of} is in {MANIFEST} {seen[shard_id]} times; {REWRITE}"
+    for shard_id in range(min(num_shards, len(seen) + MAX_SHOWN)):
+        if not seen[shard_id] and num_missing < MAX_SHOWN:
+            num_missing += 1
+            yield f"shard {shard_id}{of} is not in {MANIFEST}; {REWRITE}"
+    more = num_shards - num_missing - sum(shard_id < num_shards for shard_id in seen)
+    if more > 0:
+        yield f"and {more} more shards{of} are not in {MANIFEST}"
     for row in rows:
-        if row.shard_id >= plan["num_shards"] or part_total(row.part) != plan["num_shards"]:
-            yield f"{row.part} is in the manifest, but in no plan"
+        own = part_name(Shard(row.shard_id, dirname(row.part), ()), num_shards, number)
+        if row.shard_id >= num_shards or row.part != own:
+            yield f"{row.part} is in {MANIFEST}, but the plan's name for shard {row.shard_id} is {basename(own)}"
         if not row.counts.is_complete:
-            yield f"{row.part}: not every input row is in the part, in quarantine or filtered ({row.counts})"
+            yield f"{row.part}: not every input row is in it, in quarantine or filtered ({counts_text(row.counts)})"
 
 
 def _check_sources(files: Sequence[InputFile], rows: Sequence[ManifestRow], is_limited: bool) -> Iterator[str]:
     """Check that each byte of each input file is in one part, in order; with a limit, later files are in none."""
-    pieces = [piece for row in sorted(rows, key=lambda row: row.shard_id) for piece in json.loads(row.sources)]
+    pieces = [(row.part, piece) for row in sorted(rows, key=lambda row: row.shard_id) for piece in sources_of(row)]
     index = 0
     for file in files:
         stop, has_any = 0, False
-        while index < len(pieces) and pieces[index][0] == file.relative_path and (not has_any or pieces[index][1]):
-            _, start, end = pieces[index]
+        while (
+            index < len(pieces) and pieces[index][1][0] == file.relative_path and (not has_any or pieces[index][1][1])
+        ):
+            part, (_, start, end) = pieces[index]
             if start != stop:
                 gap = f"bytes {min(start, stop)} to {max(start, stop)}"
                 yield f"input {file.relative_path}: {gap} are in {'no part' if start > stop else 'two parts'}"
+            if dirname(part) != file.partition:
+                yield f"{part} is not in {file.partition or 'the output folder itself'}, where its input belongs"
             stop, has_any, index = end, True, index + 1
         if stop != file.size_bytes if has_any else not is_limited:
             yield f"input {file.relative_path}: bytes {stop} to {file.size_bytes} are in no part"
-    for name, start, end in pieces[index:]:
-        yield f"input {name}: bytes {start} to {end} are in a part, but not in the list of inputs at that place"
+    for part, (name, start, end) in pieces[index:]:
+        yield f"input {name}: bytes {start} to {end} are in {part}, but not in {INPUTS} at that place"
 
 
-def _check_summary(ledger: Ledger, counts: RowCounts, found: Findings) -> None:
-    """Check the summary's counts against the manifest's."""
+def _check_summary(
+    ledger: Ledger,
+    files: Mapping[str, int],
+    plans: Mapping[int, Mapping[str, Any]],
+    manifest: Sequence[ManifestRow],
+    found: Findings,
+) -> None:
+    """Check the summary's figures against the manifest, as far as that has them."""
+    if SUMMARY not in files:
+        found.problems.append(f"{SUMMARY} is gone")
+        return
+    odd = [row.odd_values for row in manifest]
+    counts = sum((row.counts for row in manifest), RowCounts())
+    wanted = {
+        "rows_in": counts.rows_in,
+        "rows_out": counts.rows,
+        "rows_quarantined": counts.rows_quarantined,
+        "rows_filtered": counts.rows_filtered,
+        "parts": len(manifest),
+        "nan_values": add_odd_values(odd, 0),
+        "inf_values": add_odd_values(odd, 1),
+    }
     try:
         summary = json.loads(ledger.folder.read(SUMMARY) or b"null")
-        told = RowCounts(*(summary[name] for name in ("rows_in", "rows_out", "rows_quarantined", "rows_filtered")))
-    except (ValueError, KeyError, TypeError, EngineError) as error:
-        found.problems.append(f"{SUMMARY} cannot be read ({type(error).__name__})")
+        differing = [f"{name} {summary[name]} ({value})" for name, value in wanted.items() if summary[name] != value]
+        plan_ids = [plan["plan_id"] for plan in plans.values()]
+        has_all = plans.keys() >= {part_generation(row.part) or 0 for row in manifest}
+        if plan_ids and has_all and summary["plan_id"] not in plan_ids:
+            differing.append(f"plan_id {summary['plan_id']} ({plan_ids[-1]})")
+    except (EngineError, *ODD_BYTES) as error:
+        found.problems.append(f"{SUMMARY} is damaged ({type(error).__name__}: {error})")
         return
-    if told != counts:
-        found.problems.append(f"{SUMMARY} tells of {told}, the manifest of {counts}")
+    if differing:
+        found.problems.append(f"{SUMMARY} tells other figures than plan and manifest (in brackets): {differing[0]}"
+                              + "".join(f", {text}" for text in differing[1:]))  # fmt: skip
 
 
 def _check_inputs(plans: Mapping[int, Mapping[str, Any]], old: Sequence[InputFile], found: Findings) -> None:
-    """Compare the inputs with what they were when they were planned."""
-    uris: Iterable[str] = dict.fromkeys(uri for plan in plans.values() for uri in plan["config"]["input"])
-    now: list[InputFile] = []
+    """Compare the inputs with what they were when they were planned; those that are gone may be so on purpose."""
+    uris = dict.fromkeys(str(uri) for plan in plans.values() for uri in plan["config"]["input"])
+    now: dict[str, InputFile] = {}
+    unseen: list[str] = []
     for uri in uris:
         try:
-            now += list_inputs([uri])
-        except EngineError as error:
-            found.notes.append(f"inputs were not compared: {error}")
-    pairs, _ = pair_files(old, now)
-    found.problems += [f"input {change} since it was scored" for change in touched_files(pairs)]
-    if now and len(pairs) < len(old):
-        there = {file.path for file, _ in pairs}
-        gone = [file.relative_path for file in old if file.path not in there]
+            now |= {file.path: file for file in list_inputs([uri])}
+        except (EngineError, *ODD_BYTES) as error:
+            unseen.append(place_of(uri))
+            found.notes.append(f"inputs below {unseen[-1]} were not compared: {str(error).removeprefix('--input ')}")
+    pairs, _ = pair_files(old, list(now.values()))
+    changes = touched_files(pairs)
+    if changes:
+        found.problems.append(f"inputs have changed since they were scored: {'; '.join(changes)}")
+    there = {file.path for file, _ in pairs}
+    gone = [file.path for file in old if file.path not in there]
+    gone = [path for path in gone if not any(is_inside(path, place) for place in unseen)]
+    if gone and plans:
         found.notes.append(f"{len(gone)} input files are gone since they were scored, first: {gone[0]}")
