@@ -8,6 +8,7 @@
     |  |- PlanError            inputs, output folder or an earlier plan
     |  `- ClusterError         the Ray cluster, or what one of its nodes sees
     |- DataError               a row or a file that cannot be read or converted: never retried
+    |  `- RefusedError         storage that says no, whatever is there
     |- StorageError            storage hiccup: retried
     |- WorkerLostError         an actor or its node went away: retried
     `- JobFailedError          the job cannot go on: exit 1, carries the first cause
@@ -63,6 +64,10 @@ class DataError(EngineError):
     def __str__(self) -> str:
         """Give the message alone."""
         return self.message
+
+
+class RefusedError(DataError):
+    """A file that the storage refuses to give; nothing is known of what is in it."""
 
 
 class StorageError(EngineError):

@@ -10,7 +10,7 @@ from typing import Any
 
 from engine.data.ledger import Ledger, last_generation, plan_name
 from engine.data.manifest import ManifestRow
-from engine.data.parts import describe_parts, is_part, part_generation, part_total
+from engine.data.parts import describe_parts, is_part, keep_parts, part_generation, part_total
 from engine.data.storage.places import place_of, without_secrets
 from engine.errors import DataError, PlanError
 from engine.generations import (
@@ -125,7 +125,7 @@ def claim_output(job: Job, ledger: Ledger, done: Collection[str] | None, model_s
     ledger.write_inputs(job.plan.files, generation)
     _drop_begun(ledger, generation)
     ledger.clear_temporaries()
-    return ledger.keep_parts(done or (), job.plan.plan_id)
+    return keep_parts(ledger.folder, done or (), job.plan.plan_id)
 
 
 def _discard(job: Job, ledger: Ledger, earlier: Mapping[str, Any] | None) -> list[str]:

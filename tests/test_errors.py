@@ -90,4 +90,4 @@ def test_exit_code_and_retryable(kind: type[EngineError], exit_code: int, retrya
 def test_every_class_has_its_codes_tested() -> None:
     names = {item.__name__ for item in ALL}
     assert names == {*drawn_tree(), "EngineError"}
-    assert len(names) == 12
+    assert len(names) == 13

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from engine.data.storage.places import hide_secrets
-from engine.errors import DataError, EngineError, JobFailedError, StorageError
+from engine.errors import DataError, EngineError, JobFailedError, RefusedError, StorageError
 
 # ArrowInvalid and friends say that the bytes are wrong; an OSError says that the storage did not deliver them.
 FOREIGN: dict[type[Exception], type[EngineError]] = {
     FileNotFoundError: DataError,
-    PermissionError: DataError,
+    PermissionError: RefusedError,
     IsADirectoryError: DataError,
     NotADirectoryError: DataError,
     MemoryError: StorageError,
@@ -25,12 +25,13 @@ FOREIGN: dict[type[Exception], type[EngineError]] = {
     pa.ArrowException: DataError,
     OSError: StorageError,
 }
+READ_AS: dict[type[EngineError], str] = {DataError: "no readable Parquet file", RefusedError: "cannot be read"}
 # What the clients of stores put into the text of an OSError without a number.
 STORE = re.compile(r"AWS Error|google::cloud|Azure|curlCode|HTTP response|HTTP status")
 REFUSALS = re.compile(
     r"ACCESS_DENIED|INVALID_ACCESS_KEY_ID|INVALID_CLIENT_TOKEN_ID|SIGNATURE_DOES_NOT_MATCH|NO_SUCH_BUCKET|NO_SUCH_KEY|"
     r"EXPIRED_TOKEN|INVALID_TOKEN|UNRECOGNIZED_CLIENT|PERMISSION_DENIED|UNAUTHENTICATED|"
-    r"(?:HTTP status|HTTP response code|HTTP Status Code:)\s*\(?40[1345]|NoSuchBucket|AccessDenied"
+    r"(?:HTTP status|HTTP response code|HTTP Status Code:)\s*\(?(?:30[1278]|40[01345])|NoSuchBucket|AccessDenied"
 )
 # What the operating system does not take back by itself.
 FINAL = {
@@ -68,13 +69,17 @@ def reading(place: str) -> Iterator[None]:
     except tuple(FOREIGN) as error:
         if isinstance(error, OSError) and STORE.search(str(error)):
             if is_refusal(error):
-                raise DataError(f"{place}: the store refuses: {cause_of(error)}") from error
+                raise RefusedError(f"{place}: the store refuses: {cause_of(error)}") from error
             raise StorageError(f"{place}: cannot be read now: {cause_of(error)}") from error
         # pyarrow raises a bare OSError for damaged pages; only the operating system's own carry a number.
         is_damage = isinstance(error, OSError) and error.errno in (None, errno.EINVAL)
         kind = DataError if is_damage else next(ours for theirs, ours in FOREIGN.items() if isinstance(error, theirs))
-        what = "no readable Parquet file" if kind is DataError else "cannot be read now"
+        what = READ_AS.get(kind, "cannot be read now")
         raise kind(f"{place}: {what}: {hide_secrets(str(error).strip()) or type(error).__name__}") from error
+    except Exception as error:
+        if not _is_of_client(error):
+            raise
+        raise StorageError(f"{place}: cannot be read now: {type(error).__name__}: {cause_of(error)}") from error
 
 
 @contextlib.contextmanager
@@ -95,3 +100,12 @@ def writing(place: str) -> Iterator[None]:
     except (OSError, pa.ArrowException) as error:
         kind = JobFailedError if is_refusal(error) else StorageError
         raise kind(f"{place}: cannot be written: {cause_of(error)}") from error
+    except Exception as error:
+        if not _is_of_client(error):
+            raise
+        raise StorageError(f"{place}: cannot be written: {type(error).__name__}: {cause_of(error)}") from error
+
+
+def _is_of_client(error: Exception) -> bool:
+    """Whether the package by which fsspec reaches a store raised an error of its own, and neither Python nor we did."""
+    return type(error).__module__.partition(".")[0] not in ("builtins", "engine", "pyarrow", "numpy")

@@ -16,12 +16,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from engine.data.arrow_errors import reading
-from engine.data.manifest import MANIFEST_SCHEMA, ManifestRow
-from engine.data.parts import is_part, is_temporary, keep_parts, part_generation, remove_parts
+from engine.data.manifest import MANIFEST_SCHEMA, ManifestRow, parse_manifest
+from engine.data.parts import is_part, is_temporary, part_generation, remove_parts
 from engine.data.pieces import InputFile
 from engine.data.storage.folder import JOB_FOLDER, OutputFolder
 from engine.data.storage.opening import open_folder
-from engine.errors import DataError, EngineError, JobFailedError, PlanError
+from engine.errors import DataError, EngineError, JobFailedError, PlanError, StorageError
 
 SUCCESS = "_SUCCESS"
 LOCK = f"{JOB_FOLDER}/lock"
@@ -70,6 +70,8 @@ class Ledger:
             document = json.loads(data)
         except PlanError as error:
             raise PlanError(f"--output {error}") from error
+        except StorageError:
+            raise
         except (EngineError, ValueError) as error:
             text = str(error).removeprefix(f"{self.folder.place_of(name)}: ")
             raise PlanError(f"--output {place}: {name} cannot be read ({text})") from error
@@ -181,10 +183,6 @@ class Ledger:
         """Return whether there is any part of a generation."""
         return any(part_generation(name) == generation for name, _ in self.folder.files())
 
-    def keep_parts(self, names: Iterable[str], plan_id: str) -> set[str]:
-        """Return which of `names` are parts of the plan, and remove those that are not; see `parts.keep_parts`."""
-        return keep_parts(self.folder, names, plan_id)
-
     def write_schema(self, schema: pa.Schema) -> None:
         """Write the output's schema, unless it is there.
 
@@ -219,12 +217,7 @@ class Ledger:
         place = self.folder.place_of(MANIFEST)
         with reading(place), self.folder.open(MANIFEST) as file:
             table = pq.read_table(file)
-        optional = ("attempts", "seconds")
-        nulls = any(table[name].null_count for name in table.column_names if name not in optional)
-        if not table.schema.equals(MANIFEST_SCHEMA) or nulls:
-            raise DataError(f"{place} is no manifest; expected {', '.join(MANIFEST_SCHEMA.names)}")
-        rows = table.to_pylist()
-        return [ManifestRow(**{**row, "attempts": None, "seconds": None}) for row in rows]
+        return parse_manifest(place, table)
 
     def check_sizes(self, manifest: Sequence[ManifestRow], names: Mapping[str, int]) -> None:
         """Check that the parts have the sizes that the manifest says.
@@ -301,8 +294,3 @@ def last_generation(names: Iterable[str]) -> int:
     """Return the number of the last generation that has a plan among the files `names`."""
     found = (PLAN.fullmatch(name.removeprefix(f"{JOB_FOLDER}/")) for name in names if name.startswith(JOB_FOLDER))
     return max((int(match[1]) for match in found if match), default=0)
-
-
-def parts_among(names: Iterable[str]) -> set[str]:
-    """Return which of the files `names` are called as parts are."""
-    return {name for name in names if is_part(name)}

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from engine.data.arrow_errors import reading
 from engine.data.storage.folder import OutputFolder, PublishedPart
-from engine.errors import PlanError
+from engine.data.storage.retrying import persistent
+from engine.errors import DataError, PlanError
 
 METADATA_KEY = "icefloe"
 
@@ -115,6 +116,7 @@ MANIFEST_SCHEMA = pa.schema(
 )
 
 
+@persistent
 def read_part_facts(folder: OutputFolder, name: str) -> PartFacts:
     """Return what the footer of the part `name` says.
 
@@ -142,6 +144,19 @@ def parse_part_facts(place: str, metadata: Mapping[bytes, bytes]) -> PartFacts:
         return PartFacts(facts["plan_id"], facts["shard_id"], sources, counts, odd_values)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise PlanError(f"{place} has a part's name, but no job of ours wrote it; move it away") from error
+
+
+def parse_manifest(place: str, table: pa.Table) -> list[ManifestRow]:
+    """Return the rows of the manifest at `place`, as those of an earlier run.
+
+    Raises:
+        DataError: if it is something else.
+    """
+    optional = ("attempts", "seconds")
+    has_nulls = any(table[name].null_count for name in table.column_names if name not in optional)
+    if not table.schema.equals(MANIFEST_SCHEMA) or has_nulls:
+        raise DataError(f"{place} is no manifest; expected {', '.join(MANIFEST_SCHEMA.names)}")
+    return [ManifestRow(**{**row, **dict.fromkeys(optional)}) for row in table.to_pylist()]
 
 
 def manifest_row(

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from engine.data.manifest import ManifestRow, PartFacts, describe_part, read_part_facts
 from engine.data.quarantine import QUARANTINE, quarantine_name
 from engine.data.storage.folder import TEMPORARY_PREFIX, OutputFolder
-from engine.errors import DataError, PlanError
+from engine.errors import DataError, PlanError, RefusedError
 
 PART = re.compile(r"part-(?:g(?P<generation>\d{4,})-)?(?P<shard_id>\d{5,})-of-(?P<num_shards>\d{5,})\.parquet")
 # Footers are small; what takes the time is waiting for them.
@@ -54,6 +54,7 @@ def keep_parts(folder: OutputFolder, names: Iterable[str], plan_id: str) -> set[
 
     Raises:
         PlanError: for a file under a part's name that no job of ours wrote, or that is damaged.
+        RefusedError: if the storage does not let them be read.
     """
 
     def is_mine(name: str) -> bool:
@@ -62,6 +63,8 @@ def keep_parts(folder: OutputFolder, names: Iterable[str], plan_id: str) -> set[
             is_its_own = (facts.plan_id, facts.shard_id) == (plan_id, part_shard(name))
             if is_its_own and _has_quarantine(folder, name, facts):
                 return True
+        except RefusedError:
+            raise
         except DataError as error:
             if folder.is_whole:
                 raise PlanError(f"{error}; delete this part, and the same command scores it again") from error
@@ -79,6 +82,8 @@ def _has_quarantine(folder: OutputFolder, name: str, facts: PartFacts) -> bool:
         return True
     try:
         return read_part_facts(folder, quarantine_name(name)).counts == facts.counts
+    except RefusedError:
+        raise
     except (DataError, PlanError):
         return False
 

@@ -19,8 +19,9 @@ import pyarrow as pa
 
 import engine
 from engine.data.ledger import read_plan_id
+from engine.data.storage.connecting import forget_clients
 from engine.data.storage.opening import open_folder
-from engine.errors import ClusterError, ConfigError, DataError, EngineError, JobFailedError
+from engine.errors import ClusterError, ConfigError, DataError, EngineError, JobFailedError, StorageError
 from engine.model.session import ModelSession, SessionOptions, load_session
 from engine.run.plan import Shard
 from engine.run.shard import Scorer
@@ -111,7 +112,10 @@ class ScoringActor:
                 return JobFailedError("an actor was given a shard before it had loaded the model")
             return self._scorer.score(shard)
         except DataError as error:
-            return DataError(f"shard {shard.shard_id}: {error.message}")
+            return type(error)(f"shard {shard.shard_id}: {error.message}")
+        except StorageError as error:
+            forget_clients()  # those of stores give up for good one day; the next attempt makes others
+            return StorageError(f"shard {shard.shard_id}: {error}")
         except EngineError as error:
             return type(error)(f"shard {shard.shard_id}: {error}")
         except Exception as error:  # the shard boundary

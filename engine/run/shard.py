@@ -25,7 +25,7 @@ from engine.data.sink import PartWriter, choose_encoding
 from engine.data.source import Slice, read_slices
 from engine.data.storage.opening import open_folder
 from engine.data.verdicts import count_odd_values, set_bad_aside
-from engine.errors import DataError, GraphError, JobFailedError, Mistake, SchemaError
+from engine.errors import DataError, GraphError, JobFailedError, Mistake, RefusedError, SchemaError
 from engine.model.session import ModelSession
 from engine.model.tensor import TensorSpec
 from engine.run.batches import BatchCaller, join_rows, score_batch
@@ -175,6 +175,8 @@ class Scorer:
         """Whether the part that is there already is of this plan; one that was cut off in its upload is not."""
         try:
             return read_part_facts(self._folder, name).plan_id == self._spec.plan_id
+        except RefusedError:
+            raise
         except DataError:
             if self._folder.is_whole:
                 raise

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.data.arrow_errors import FOREIGN, reading
-from engine.errors import DataError, EngineError, SchemaError, StorageError
+from engine.errors import DataError, EngineError, RefusedError, SchemaError, StorageError
 
 
 def pyarrow_errors() -> list[type[Exception]]:
@@ -25,7 +25,7 @@ def test_every_foreign_error_is_translated(kind: type[Exception]) -> None:
     error = kind("no luck")
     with pytest.raises(EngineError, match="^/in/a.parquet: .*no luck") as caught, reading("/in/a.parquet"):
         raise error
-    assert type(caught.value) in (DataError, StorageError)
+    assert type(caught.value) in (DataError, RefusedError, StorageError)
     assert caught.value.__cause__ is error
 
 
@@ -44,7 +44,7 @@ def test_every_foreign_error_is_translated(kind: type[Exception]) -> None:
         (ConnectionResetError(errno.ECONNRESET, "reset"), StorageError),
         (OSError(errno.ESTALE, "Stale file handle"), StorageError),
         (FileNotFoundError(errno.ENOENT, "No such file"), DataError),
-        (PermissionError(errno.EACCES, "Permission denied"), DataError),
+        (PermissionError(errno.EACCES, "Permission denied"), RefusedError),
         (IsADirectoryError(errno.EISDIR, "Is a directory"), DataError),
     ],
 )

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.data.ledger import Ledger, parts_among, read_plan_id
+from engine.data.ledger import Ledger, read_plan_id
 from engine.data.manifest import ManifestRow, PartFacts, RowCounts
-from engine.data.parts import count_quarantined, describe_parts
+from engine.data.parts import count_quarantined, describe_parts, is_part, keep_parts
 from engine.data.pieces import InputFile
 from engine.data.sink import PartWriter, choose_encoding
 from engine.data.storage.folder import TEMPORARY_PREFIX
@@ -44,7 +44,7 @@ def is_finished(ledger: Ledger) -> bool:
 
 
 def found_parts(ledger: Ledger) -> set[str]:
-    return parts_among(ledger.find_files())
+    return {name for name in ledger.find_files() if is_part(name)}
 
 
 def publish(root: Path, name: str, num_rows: int = 3, plan_id: str = "abc", counts: RowCounts | None = None) -> str:
@@ -340,7 +340,7 @@ def test_a_part_is_done_only_with_its_quarantine(ledger: Ledger, root: Path, asi
         publish(root, name, counts=BAD if name == PARTS[1] else None)
     if aside is not None:
         publish(root, "_icefloe/quarantine/bad-00001-of-00002.parquet", counts=aside)
-    assert ledger.keep_parts(PARTS, "abc") == set(PARTS if aside is BAD else PARTS[:1])
+    assert keep_parts(ledger.folder, PARTS, "abc") == set(PARTS if aside is BAD else PARTS[:1])
     assert (root / PARTS[1]).exists() == (aside is BAD)
 
 

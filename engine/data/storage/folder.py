@@ -111,12 +111,17 @@ class OutputFolder(abc.ABC):
 
     def hash(self, name: str) -> PublishedPart:
         """Return size and sha-256 of a file; errors as `open`."""
-        digest, num_bytes = hashlib.sha256(), 0
         with self.open(name) as file, reading(self.place_of(name)):
-            while chunk := file.read(COPY_BYTES):
-                digest.update(chunk)
-                num_bytes += len(chunk)
-        return PublishedPart(num_bytes, digest.hexdigest())
+            return hash_stream(file)
+
+
+def hash_stream(file: pa.NativeFile) -> PublishedPart:
+    """Return size and sha-256 of what is left of a file."""
+    digest, num_bytes = hashlib.sha256(), 0
+    while chunk := file.read(COPY_BYTES):
+        digest.update(chunk)
+        num_bytes += len(chunk)
+    return PublishedPart(num_bytes, digest.hexdigest())
 
 
 def hash_file(file: IO[bytes]) -> PublishedPart:

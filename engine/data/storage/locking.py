@@ -193,7 +193,9 @@ def _start_time(pid: int) -> str:
 def _is_dead(holder: dict[str, Any]) -> bool:
     """Whether the holder ran on this very machine and is no more."""
     pid, machine = holder.get("pid"), holder.get("machine")
-    return bool(machine) and machine == _machine() and isinstance(pid, int) and holder["started"] != _start_time(pid)
+    return (
+        bool(machine) and machine == _machine() and isinstance(pid, int) and holder.get("started") != _start_time(pid)
+    )
 
 
 def _parse(data: bytes | None) -> dict[str, Any]:

@@ -14,13 +14,16 @@ LOCAL_SCHEMES = ("file", "")
 OPEN_OPTIONS = ("region", "scheme", "endpoint_override", "anonymous", "allow_bucket_creation", "retry_limit_seconds")
 BUCKET_SCHEMES = ("s3", "gs", "gcs")
 CONTAINER_SCHEMES = ("abfs", "abfss")
-URI = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*(::[a-zA-Z][a-zA-Z0-9+.-]*)*)://")
+SCHEME = r"[a-zA-Z][a-zA-Z0-9+.-]*(?:::[a-zA-Z][a-zA-Z0-9+.-]*)*://"
+URI = re.compile(SCHEME)
+HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(:\d+)?")
+LINK = re.compile("::(?=" + SCHEME + ")")
 
 
 def is_local(uri: str) -> bool:
     """Whether `uri` names a path of this machine, a mounted one too."""
     found = URI.match(uri)
-    return found is None or found["scheme"].lower() in LOCAL_SCHEMES
+    return found is None or _scheme(found) in LOCAL_SCHEMES
 
 
 def local_path(uri: str) -> str:
@@ -38,7 +41,7 @@ def local_path(uri: str) -> str:
 
 
 def place_of(uri: str) -> str:
-    """Return what may be shown and kept of a URI: neither user, password, query nor fragment."""
+    """Return what may be shown and kept of a URI: neither user, password nor query."""
     if is_local(uri):
         return local_path(uri)
     start, rest = _split(uri)
@@ -72,18 +75,34 @@ def store_of(place: str) -> str:
 
 
 def _split(uri: str) -> tuple[str, str]:
-    """Split a URI into its scheme, and the rest without user and password; paths and queries may hold `@`."""
+    """Split a URI into its scheme, and the rest without user and password; paths and queries may hold `@`.
+
+    A chain (`zip://a.parquet::s3://bucket/a.zip`) has them in any of its links.
+    """
     found = URI.match(uri)
     if found is None:
         return "", uri
     rest = uri[found.end() :]
+    link = LINK.search(rest)
+    if link is not None:
+        first, others = rest[: link.start()], rest[link.end() :]
+        return found[0], _without_user(_scheme(found), first) + "::" + "".join(_split(others))
+    return found[0], _without_user(_scheme(found), rest)
+
+
+def _scheme(found: re.Match[str]) -> str:
+    return found[0].removesuffix("://").lower()
+
+
+def _without_user(scheme: str, rest: str) -> str:
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    if "@" not in authority and found["scheme"].lower() in BUCKET_SCHEMES and ":" in authority:
-        authority = rest  # no bucket has a colon: a secret with a slash in it, which should have been %2F
+    is_bucket = scheme.rpartition("::")[2] in BUCKET_SCHEMES
+    if "@" not in authority and not (":" not in authority if is_bucket else HOST.fullmatch(authority)):
+        authority = rest  # neither a bucket nor a port: a secret with a slash in it, which should have been %2F
     user, _, _ = authority.rpartition("@")
-    if found["scheme"].lower() in CONTAINER_SCHEMES and user and ":" not in user:
-        return found[0], rest  # abfs://CONTAINER@ACCOUNT/PATH: no user at all
-    return found[0], rest[authority.rfind("@") + 1 :]
+    shown = rest[authority.rfind("@") + 1 :]
+    container = user.partition(":")[0] if scheme in CONTAINER_SCHEMES else ""
+    return f"{container}@{shown}" if container else shown  # abfs://CONTAINER@ACCOUNT/PATH: no user at all
 
 
 def below(place: str, name: str) -> str:

@@ -59,6 +59,8 @@ class Storage:
         mine = [root for root in self.roots if store_of(root.place) == store] or [root_of(place)]
         root = max(mine, key=lambda each: len(os.path.commonprefix([each.place, place])))
         file_system, path = connected(root.uri)
+        if place == root.place:
+            return file_system, path  # a file by HTTP keeps its query, which may be a signature
         start = path.rstrip("/").removesuffix(root.place[len(store) :])  # what this file system calls the store
         return file_system, start + place[len(store) :]
 

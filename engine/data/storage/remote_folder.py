@@ -9,12 +9,20 @@ from collections.abc import Callable, Iterator
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from engine.data.arrow_errors import cause_of, reading, writing
-from engine.data.storage.connecting import can_rename, connected, is_whole_on_upload
-from engine.data.storage.folder import JOB_FOLDER, TEMPORARY_PREFIX, Draft, OutputFolder, PublishedPart, hash_file
+from engine.data.arrow_errors import reading, writing
+from engine.data.storage.connecting import SMALL_BYTES, can_rename, connected, is_whole_on_upload
+from engine.data.storage.folder import (
+    JOB_FOLDER,
+    TEMPORARY_PREFIX,
+    Draft,
+    OutputFolder,
+    PublishedPart,
+    hash_file,
+    hash_stream,
+)
 from engine.data.storage.places import place_of
 from engine.data.storage.retrying import persistent
-from engine.errors import PlanError
+from engine.errors import DataError, JobFailedError, PlanError
 
 
 class RemoteFolder(OutputFolder):
@@ -61,7 +69,8 @@ class RemoteFolder(OutputFolder):
         with writing(self.place_of(name)):
             if self._has_folders:
                 self._file_system.create_dir(self._at(name).rpartition("/")[0], recursive=True)
-            stream = self._file_system.open_output_stream(self._at(name))
+            file_system = self._file_system if data.size <= SMALL_BYTES else connected(self._uri, True)[0]
+            stream = file_system.open_output_stream(self._at(name))
             try:
                 stream.write(data)
             finally:
@@ -102,11 +111,21 @@ class RemoteFolder(OutputFolder):
         bucket = self._path.partition("/")[0]
         try:
             if self._has_folders:
-                self._file_system.create_dir(self._path, recursive=True)
-            elif self._file_system.get_file_info(bucket).type is pafs.FileType.NotFound:
+                self._make_folder()
+            elif not self._has_bucket(bucket):
                 raise PlanError(f"--output {self.place}: there is no bucket {bucket}; make it first")
-        except (OSError, pa.ArrowException) as error:
-            raise PlanError(f"--output {self.place}: {cause_of(error)}") from error
+        except (DataError, JobFailedError) as error:
+            raise PlanError(f"--output {error}") from error
+
+    @persistent
+    def _make_folder(self) -> None:
+        with writing(self.place):
+            self._file_system.create_dir(self._path, recursive=True)
+
+    @persistent
+    def _has_bucket(self, bucket: str) -> bool:
+        with reading(self.place):
+            return self._file_system.get_file_info(bucket).type is not pafs.FileType.NotFound
 
     @persistent
     def size(self, name: str) -> int | None:
@@ -126,6 +145,12 @@ class RemoteFolder(OutputFolder):
         """Open a file to read anywhere in it."""
         with reading(self.place_of(name)):
             return self._file_system.open_input_file(self._at(name))
+
+    @persistent
+    def hash(self, name: str) -> PublishedPart:
+        """Return size and sha-256 of a file; errors as `open`."""
+        with reading(self.place_of(name)), self._file_system.open_input_file(self._at(name)) as file:
+            return hash_stream(file)
 
     def draft(self, name: str) -> Draft:
         """Begin a file that will be called `name`."""
@@ -165,7 +190,17 @@ class _UploadedDraft(Draft):
             folder.rename(self._temporary, self._name)
         else:
             folder.upload(self._name, pa.py_buffer(data), confirm)
+            self._take_back(confirm, is_twin)
         return part
+
+    def _take_back(self, confirm: Callable[[], None], is_twin: Callable[[], bool]) -> None:
+        """Remove a part that arrived after its plan was replaced, unless another job's has replaced it in turn."""
+        try:
+            confirm()
+        except JobFailedError:
+            if self._folder.size(self._name) is not None and is_twin():
+                self._folder.remove(self._name)
+            raise
 
     def drop(self) -> None:
         with contextlib.suppress(OSError):

@@ -16,6 +16,8 @@ from engine.errors import StorageError
 P = ParamSpec("P")
 T = TypeVar("T")
 ATTEMPTS, FIRST_WAIT_SECONDS, MAX_WAIT_SECONDS = 4, 0.5, 8.0
+# A store that hangs costs minutes an attempt: the client waits five times for its answer.
+LAST_START_SECONDS = 60.0
 
 
 def persistent(call: Callable[P, T]) -> Callable[P, T]:
@@ -25,7 +27,7 @@ def persistent(call: Callable[P, T]) -> Callable[P, T]:
     def again(*args: P.args, **kwargs: P.kwargs) -> T:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(StorageError),
-            stop=tenacity.stop_after_attempt(ATTEMPTS),
+            stop=tenacity.stop_after_attempt(ATTEMPTS) | tenacity.stop_after_delay(LAST_START_SECONDS),
             wait=tenacity.wait_exponential_jitter(multiplier=FIRST_WAIT_SECONDS, max=MAX_WAIT_SECONDS),
             before_sleep=_forget,
             reraise=True,
