@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from engine.data.arrow_errors import reading
 from engine.data.manifest import MANIFEST_SCHEMA, ManifestRow, parse_manifest
-from engine.data.parts import is_part, is_temporary, part_generation, remove_parts
+from engine.data.parts import is_temporary, part_generation, remove_others, remove_parts
 from engine.data.pieces import InputFile
 from engine.data.storage.folder import JOB_FOLDER, OutputFolder
 from engine.data.storage.opening import open_folder
@@ -152,7 +152,9 @@ class Ledger:
         """
         plans = self.folder.children(JOB_FOLDER)
         later = [f"{JOB_FOLDER}/{name}" for name in plans if PLAN.fullmatch(name)]
-        plan_ids = earlier.get("discarding") or [earlier["plan_id"], *map(self._plan_id_in, later)]
+        own = earlier.get("discarding") or [earlier["plan_id"], *map(self._plan_id_in, later)]
+        # A job that was cut off may not have come to remove what late actors of those before it have left.
+        plan_ids = list(dict.fromkeys([*own, *earlier.get("discarded", ())]))
         note = {**earlier, "plan_id": "", "discarding": plan_ids}
         self.folder.write(plan_name(0), json.dumps(note, indent=1).encode())
         for name in later:  # its late actors, too, find their plan gone
@@ -249,11 +251,8 @@ class Ledger:
             raise JobFailedError(f"{self.folder.place} was taken over by another job while this one ran")
         self.clear_temporaries()
         sizes = self.find_files()
-        ours = {row.part for row in manifest}
-        remove_parts(
-            self.folder, [name for name in sizes if is_part(name) and name not in ours], plan.get("discarded", ())
-        )
         odd = [row.part for row in manifest if sizes.get(row.part) != row.bytes]
+        odd += remove_others(self.folder, sizes, manifest, plan, generation)
         if odd:
             raise JobFailedError(
                 f"{self.folder.place_of(odd[0])}: changed or gone since it was published; rerun to score it again"

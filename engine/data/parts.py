@@ -5,8 +5,9 @@ A part that is there under its name is done, for parts appear whole or not at al
 
 import contextlib
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from engine.data.manifest import ManifestRow, PartFacts, describe_part, read_part_facts
 from engine.data.quarantine import QUARANTINE, quarantine_name
@@ -81,7 +82,8 @@ def _has_quarantine(folder: OutputFolder, name: str, facts: PartFacts) -> bool:
     if not facts.counts.rows_quarantined:
         return True
     try:
-        return read_part_facts(folder, quarantine_name(name)).counts == facts.counts
+        aside = read_part_facts(folder, quarantine_name(name))
+        return (aside.plan_id, aside.counts) == (facts.plan_id, facts.counts)
     except RefusedError:
         raise
     except (DataError, PlanError):
@@ -108,14 +110,51 @@ def count_quarantined(folder: OutputFolder, parts: Iterable[str], names: Collect
         return sum(found)
 
 
-def remove_parts(folder: OutputFolder, names: Iterable[str], plan_ids: Collection[str]) -> None:
-    """Remove the parts, and what lies in quarantine, of the plans `plan_ids`, and nothing else."""
+def parts_of(folder: OutputFolder, names: Iterable[str], plan_ids: Collection[str]) -> list[str]:
+    """Return which of `names` are parts, or lie in quarantine, of the plans `plan_ids`."""
 
-    def remove(name: str) -> None:
-        with contextlib.suppress(PlanError, DataError):  # a foreign or a damaged file is not ours to remove
-            if read_part_facts(folder, name).plan_id in plan_ids:
-                folder.remove(name)
+    def is_theirs(name: str) -> bool:
+        with contextlib.suppress(PlanError, DataError):  # a foreign or a damaged file is nobody's
+            return read_part_facts(folder, name).plan_id in plan_ids
+        return False
 
     called_so = [name for name in names if is_part(name) or QUARANTINE.fullmatch(name.rpartition("/")[2])]
     with ThreadPoolExecutor(READERS) as pool:
-        list(pool.map(remove, called_so))
+        return [name for name, theirs in zip(called_so, pool.map(is_theirs, called_so), strict=True) if theirs]
+
+
+def remove_parts(folder: OutputFolder, names: Iterable[str], plan_ids: Collection[str]) -> None:
+    """Remove the parts, and what lies in quarantine, of the plans `plan_ids`, and nothing else."""
+    with ThreadPoolExecutor(READERS) as pool:
+        list(pool.map(folder.remove, parts_of(folder, names, plan_ids)))
+
+
+def remove_others(
+    folder: OutputFolder,
+    names: Collection[str],
+    manifest: Sequence[ManifestRow],
+    plan: Mapping[str, Any],
+    generation: int,
+) -> list[str]:
+    """Remove what late actors of discarded jobs have left, and return what of it lay in the place of a part of ours.
+
+    Args:
+        folder: the output folder.
+        names: every file that is there.
+        manifest: the parts of the job that is through.
+        plan: its plan, which names those that were discarded for it; it may be one of them itself, run once more.
+        generation: its generation; the parts of others are not looked at.
+    """
+    own = {name for row in manifest if part_generation(row.part) == generation for name in _files_of(row)}
+    known = {name for row in manifest for name in _files_of(row)}
+    discarded = plan.get("discarded", ())
+    remove_parts(folder, [name for name in names if name not in known], discarded)
+    others = set(discarded) - {plan["plan_id"]}
+    replaced = parts_of(folder, sorted(own.intersection(names)), others) if others else []
+    for name in replaced:
+        folder.remove(name)
+    return replaced
+
+
+def _files_of(row: ManifestRow) -> tuple[str, ...]:
+    return (row.part, quarantine_name(row.part)) if row.rows_quarantined else (row.part,)

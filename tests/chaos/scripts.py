@@ -1,31 +1,47 @@
 """What tests need that stop a job at a scripted point: its start, its end by SIGKILL, and a look at its output.
 
 A job is known by a token in its environment, which all of its processes inherit; only those are ever killed. The
-output is reached through a file system, so that a test is the same wherever the output lies. Start at `Jobs` and
-`check_output`.
+output is reached through a file system, so that a test is the same wherever the output lies. Start at `Jobs`, `Given`
+and `check_output`.
 """
 
 import fnmatch
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
+import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+from object_store import ObjectStore
+
+from engine.data.ledger import Ledger
+from engine.run.verify import verify_output
 
 FAULTS = Path(__file__).parent / "faults"
 TOKEN = "ICEFLOE_TEST_TOKEN"
 REACH_SECONDS = 60.0
 JOB_SECONDS = 120.0
 KILL_SECONDS = 15.0
+
+NUM_FILES, ROWS, NUM_FEATURES = 48, 50, 4
+NUM_SHARDS = NUM_FILES // 2
+GOOD = [row for row in range(NUM_FILES * ROWS) if row // ROWS % 3 or row % ROWS not in (7, 31)]
+BAD = sorted(set(range(NUM_FILES * ROWS)).difference(GOOD))
+# Their names differ from those of the parts that the other jobs write.
+FEWER_PARTS = ["--batch-size", "32", "--shard-size", "100000"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +58,13 @@ class Output:
     def local(cls, folder: Path) -> Self:
         """Return a folder of this machine."""
         return cls(str(folder), pafs.LocalFileSystem(), folder.as_posix())
+
+    @classmethod
+    def stored(cls, store: ObjectStore, folder: str, endpoint: str | None = None) -> Self:
+        """Return a folder of the store; with `endpoint`, jobs reach it there, and this process does directly."""
+        uri = store.uri(path=folder)
+        uri = uri if endpoint is None else uri.replace(quote(store.endpoint), quote(endpoint))
+        return cls(uri, store.filesystem(), f"{store.bucket}/{folder}")
 
     def names(self, pattern: str = "*") -> list[str]:
         """Return the files below, by their sorted paths; `*` in `pattern` goes through folders."""
@@ -97,6 +120,41 @@ def check_output(output: Output, quiet: Quiet) -> None:
     assert output.ids(output.quarantine()) == quiet.bad, "quarantine has other rows"
     assert output.hashes() == quiet.hashes, "parts or quarantine have other bytes"
     assert output.names() == quiet.names
+    found = verify_output(Ledger(output.uri))
+    assert not found.problems, found.problems
+
+
+@dataclass(frozen=True)
+class Given:
+    """What jobs are given, and what comes of it undisturbed."""
+
+    model: str
+    inputs: Path
+    quiet: Quiet
+
+    def command(self, output: Output, *options: str, inputs: str | None = None) -> list[str]:
+        """Return the words of a job; those of `options` stand instead of its own."""
+        return command(self.model, self.inputs, output, *options, inputs=inputs)
+
+
+def write_inputs(folder: Path) -> None:
+    """Write small files, a shard of two each; every third has two rows that cannot be scored."""
+    folder.mkdir()
+    for number in range(NUM_FILES):
+        ids = np.arange(number * ROWS, (number + 1) * ROWS)
+        values = (np.sin(ids[:, None] * 7.0 + np.arange(NUM_FEATURES)) * 3).astype(np.float32)
+        rows = [None if row in BAD else value.tolist() for row, value in zip(ids.tolist(), values, strict=True)]
+        inputs = pa.array(rows, pa.list_(pa.float32(), NUM_FEATURES))
+        pq.write_table(pa.table({"id": ids, "inputs": inputs}), folder / f"f{number:02}.parquet")
+
+
+def command(model: str, folder: Path, output: Output, *options: str, inputs: str | None = None) -> list[str]:
+    """Return the words of a job that reads `inputs`, or else `folder`, two files a shard."""
+    shard_bytes = 2 * max(path.stat().st_size for path in folder.iterdir())
+    places = ["--model", model, "--input", inputs or str(folder), "--output", output.uri]
+    sizes = {"--shard-size": str(shard_bytes), "--batch-size": "16", "--actors": "2"}
+    others = [word for name, value in sizes.items() if name not in options for word in (name, value)]
+    return [sys.executable, "-m", "jobs.score", *places, *others, "--max-bad-rows", "100", "--json", *options]
 
 
 def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> None:
@@ -107,20 +165,46 @@ def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> None:
         time.sleep(0.02)
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    told: str
+    """What it wrote to stderr."""
+    seconds: float
+    """From when it was waited for."""
+
+    def check_refusal(self, code: int, words: str) -> None:
+        """Check that it said in one line, and no traceback, why it did not do what it was asked to."""
+        errors = [line for line in self.told.splitlines() if line.startswith("icefloe: error: ")]
+        assert (self.code, len(errors)) == (code, 1), f"exit code {self.code}: {self.told[-4000:]}"
+        assert re.search(words, errors[0]), errors[0]
+        assert "Traceback" not in self.told
+        print(f"{self.seconds:.1f} s, exit {self.code}: {errors[0]}")
+
+
 class Job:
     """A job in processes of its own; with a fault, one of them stops at a point."""
 
-    def __init__(self, command: Sequence[str], folder: Path, point: str | None = None, nth: int = 1) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        point: str | None = None,
+        nth: int = 1,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         """Start it; where it stops at a point, it does so when a process of it gets there for the `nth` time.
 
-        `folder` takes what it prints, and the marks of having got there.
+        `folder` takes what it prints, and the marks of having got there; `environment` adds to that of this process.
         """
         self.token = uuid.uuid4().hex
         self._folder = folder / self.token
         self._markers = self._folder / "markers"
         self._markers.mkdir(parents=True)
         # Ray's processes take names of their own, for which setproctitle would take the room of the environment.
-        environment = os.environ | {TOKEN: self.token, "SPT_NOENV": "1"}
+        environment = os.environ | (environment or {}) | {TOKEN: self.token, "SPT_NOENV": "1"}
         if point is not None:
             environment["ICEFLOE_FAULT"] = json.dumps({"point": point, "nth": nth, "markers": str(self._markers)})
             paths = [str(FAULTS), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -133,14 +217,20 @@ class Job:
     def wait(self) -> dict[str, Any]:
         """Wait for it to succeed, and return its summary."""
         code = self.process.wait(JOB_SECONDS)
-        assert code == 0, f"exit code {code}: {self._told()}"
+        assert code == 0, f"exit code {code}: {self.told()[-4000:]}"
         return json.loads((self._folder / "stdout").read_bytes())
+
+    def wait_for_end(self, seconds: float = JOB_SECONDS) -> Ended:
+        """Wait for it to end, however it does, and no longer than that."""
+        started = time.monotonic()
+        code = self.process.wait(seconds)
+        return Ended(code, self.told(), time.monotonic() - started)
 
     def wait_for_point(self) -> int:
         """Wait for one of its processes to reach the point, and return its id."""
 
         def is_there() -> bool:
-            assert self.process.poll() is None, f"ended, exit code {self.process.returncode}: {self._told()}"
+            assert self.process.poll() is None, f"ended, exit code {self.process.returncode}: {self.told()[-4000:]}"
             return any(self._markers.glob("reached-*"))
 
         wait_until(is_there, REACH_SECONDS, "the point of the fault")
@@ -205,8 +295,9 @@ class Job:
         finally:
             os.close(handle)
 
-    def _told(self) -> str:
-        return (self._folder / "stderr").read_text()[-4000:]
+    def told(self) -> str:
+        """Return what it has written to stderr so far."""
+        return (self._folder / "stderr").read_text(errors="replace")
 
 
 class Jobs:
@@ -217,9 +308,15 @@ class Jobs:
         self._folder = folder
         self._started: list[Job] = []
 
-    def start(self, command: Sequence[str], point: str | None = None, nth: int = 1) -> Job:
-        """Start a job."""
-        job = Job(command, self._folder, point, nth)
+    def start(
+        self,
+        command: Sequence[str],
+        point: str | None = None,
+        nth: int = 1,
+        environment: Mapping[str, str] | None = None,
+    ) -> Job:
+        """Start a job; see `Job`."""
+        job = Job(command, self._folder, point, nth, environment)
         self._started.append(job)
         return job
 
@@ -227,3 +324,31 @@ class Jobs:
         """Kill what is left."""
         for job in self._started:
             job.kill()
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A file system of its own, as small as a test wants it."""
+
+    folder: Path
+
+    def resize(self, size: str) -> None:
+        """Make it of `size`, as `mount` writes sizes."""
+        self.remount(f"size={size}")
+
+    def remount(self, options: str) -> None:
+        """Change it while it is in use."""
+
+        def is_done() -> bool:
+            try:
+                mount("-o", f"remount,{options}", str(self.folder))
+            except subprocess.CalledProcessError:  # a process that has just been killed closes its files late
+                return False
+            return True
+
+        wait_until(is_done, KILL_SECONDS, f"a mount with {options}")
+
+
+def mount(*words: str) -> None:
+    """Call `mount`, which never waits for anything here."""
+    subprocess.run(["mount", *words], check=True, capture_output=True, text=True, timeout=KILL_SECONDS)

@@ -3,103 +3,36 @@
 `faults/sitecustomize.py` says where the points are, `scripts.py` how a job is started, killed and looked at.
 """
 
-import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
-import graphs
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from chaos.scripts import Jobs, Output, Quiet, check_output
+from chaos.scripts import BAD, FEWER_PARTS, GOOD, NUM_SHARDS, Given, Jobs, Output, Quiet, check_output
 
-pytestmark = [pytest.mark.ray, pytest.mark.tf, pytest.mark.chaos]
-
-NUM_FILES, ROWS, NUM_FEATURES = 48, 50, 4
-NUM_SHARDS = NUM_FILES // 2
-GOOD = [row for row in range(NUM_FILES * ROWS) if row // ROWS % 3 or row % ROWS not in (7, 31)]
-BAD = sorted(set(range(NUM_FILES * ROWS)).difference(GOOD))
-# Their names differ from those of the parts that the other jobs here write.
-FEWER_PARTS = ["--batch-size", "32", "--shard-size", "100000"]
-
-
-@dataclass(frozen=True)
-class Given:
-    """What all jobs here are given, and what comes of it undisturbed."""
-
-    model: str
-    inputs: Path
-    quiet: Quiet
-
-    def command(self, output: Output, *options: str) -> list[str]:
-        return command(self.model, self.inputs, output, *options)
-
-
-def write_inputs(folder: Path) -> None:
-    """Write small files, a shard of two each; every third has two rows that cannot be scored."""
-    folder.mkdir()
-    for number in range(NUM_FILES):
-        ids = np.arange(number * ROWS, (number + 1) * ROWS)
-        values = (np.sin(ids[:, None] * 7.0 + np.arange(NUM_FEATURES)) * 3).astype(np.float32)
-        rows = [None if row in BAD else value.tolist() for row, value in zip(ids.tolist(), values, strict=True)]
-        inputs = pa.array(rows, pa.list_(pa.float32(), NUM_FEATURES))
-        pq.write_table(pa.table({"id": ids, "inputs": inputs}), folder / f"f{number:02}.parquet")
-
-
-def command(model: str, inputs: Path, output: Output, *options: str) -> list[str]:
-    shard_bytes = 2 * max(path.stat().st_size for path in inputs.iterdir())
-    places = ["--model", model, "--input", str(inputs), "--output", output.uri]
-    sizes = {"--shard-size": str(shard_bytes), "--batch-size": "16"}
-    others = [word for name, value in sizes.items() if name not in options for word in (name, value)]
-    return [
-        *(sys.executable, "-m", "jobs.score", *places, *others),
-        *("--actors", "2", "--max-bad-rows", "100", "--json", *options),
-    ]
-
-
-@pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
-    folder = tmp_path_factory.mktemp("points")
-    model, output = graphs.write(folder / "model.pb", graphs.linear(NUM_FEATURES)), Output.local(folder / "quiet")
-    write_inputs(folder / "in")
-    jobs = Jobs(folder)
-    try:
-        summary = jobs.start(command(model, folder / "in", output)).wait()
-    finally:
-        jobs.end()
-    assert (summary["parts"], summary["rows_out"], summary["rows_quarantined"]) == (NUM_SHARDS, len(GOOD), len(BAD))
-    quiet = Quiet(output.names(), output.hashes(), GOOD, BAD)
-    check_output(output, quiet)
-    return Given(model, folder / "in", quiet)
-
-
-@pytest.fixture
-def jobs(tmp_path: Path) -> Iterator[Jobs]:
-    started = Jobs(tmp_path / "jobs")
-    yield started
-    started.end()
-
-
-@pytest.fixture
-def output(tmp_path: Path) -> Output:
-    return Output.local(tmp_path / "out")
+pytestmark = [pytest.mark.ray, pytest.mark.tf]
+# A few of all that is tried here run with the ordinary tests.
+chaos = pytest.mark.chaos
+# What a test here has shown, and the engine does not hold yet.
+# When a part of a discarded job appears, and what the job after it does: parts of the same names, or of others.
+LATE_WINDOWS = [
+    ("too late to ask", "after the plan", FEWER_PARTS),
+    pytest.param("too late to ask for bad rows", "after the plan", FEWER_PARTS),
+    ("too late to ask", "after the plan", ["--batch-size", "32"]),
+    ("too late to ask", "before the manifest", FEWER_PARTS),
+]
 
 
 @pytest.mark.parametrize(
     ("point", "nth", "num_parts"),
     [
-        ("before the plan", 1, range(1)),
-        ("after the plan", 1, range(1)),
-        ("before the schema", 1, range(1)),
-        ("in a read", 9, range(1, NUM_SHARDS)),
+        pytest.param("before the plan", 1, range(1), marks=chaos),
+        pytest.param("after the plan", 1, range(1), marks=chaos),
+        pytest.param("before the schema", 1, range(1), marks=chaos),
+        pytest.param("in a read", 9, range(1, NUM_SHARDS), marks=chaos),
         ("part unpublished", 3, range(NUM_SHARDS)),
-        ("part published", 3, range(3, NUM_SHARDS)),
-        ("quarantine published", 3, range(NUM_SHARDS)),
-        ("before the manifest", 1, range(NUM_SHARDS, NUM_SHARDS + 1)),
-        ("before _SUCCESS", 1, range(NUM_SHARDS, NUM_SHARDS + 1)),
+        pytest.param("part published", 3, range(3, NUM_SHARDS), marks=chaos),
+        pytest.param("quarantine published", 3, range(NUM_SHARDS), marks=chaos),
+        pytest.param("before the manifest", 1, range(NUM_SHARDS, NUM_SHARDS + 1), marks=chaos),
+        pytest.param("before _SUCCESS", 1, range(NUM_SHARDS, NUM_SHARDS + 1), marks=chaos),
     ],
 )
 def test_a_job_killed_at_a_point(
@@ -116,6 +49,7 @@ def test_a_job_killed_at_a_point(
     check_output(output, given.quiet)
 
 
+@chaos
 @pytest.mark.parametrize("point", ["part unpublished", "quarantine published"])
 def test_actors_live_on_for_a_moment_while_the_job_runs_again(
     given: Given, jobs: Jobs, output: Output, point: str
@@ -131,6 +65,7 @@ def test_actors_live_on_for_a_moment_while_the_job_runs_again(
     check_output(output, given.quiet)
 
 
+@chaos
 def test_a_late_actor_while_the_job_runs_again(given: Given, jobs: Jobs, output: Output) -> None:
     job = jobs.start(given.command(output), "late", 3)
     job.wait_for_point()
@@ -143,14 +78,17 @@ def test_a_late_actor_while_the_job_runs_again(given: Given, jobs: Jobs, output:
     check_output(output, given.quiet)
 
 
-@pytest.mark.parametrize(("point", "options"), [("late", ["--batch-size", "32"]), ("too late to ask", FEWER_PARTS)])
+@pytest.mark.parametrize(
+    ("point", "options"),
+    [("late", ["--batch-size", "32"]), pytest.param("too late to ask", FEWER_PARTS, marks=chaos)],
+)
 def test_a_late_actor_of_a_discarded_job_publishes_nothing(
     given: Given, jobs: Jobs, output: Output, point: str, options: list[str]
 ) -> None:
     job = jobs.start(given.command(output), point, 3)
     late = job.wait_for_point()
     job.kill_driver()
-    jobs.start(given.command(output, "--overwrite", *options)).wait()
+    jobs.start(given.command(output, "--overwrite", "--actors", "1", *options)).wait()
     assert late in job.processes()
     settled = Quiet(output.names(), output.hashes(), GOOD, BAD)
     outcomes = job.release_late()
@@ -158,19 +96,40 @@ def test_a_late_actor_of_a_discarded_job_publishes_nothing(
     check_output(output, settled)
 
 
-@pytest.mark.xfail(
-    reason="a part that gets its name between the removal of a discarded job's parts and of its temporaries stays",
-    raises=AssertionError,
-    strict=True,
-)
-def test_a_late_actor_publishes_while_its_job_is_discarded(given: Given, jobs: Jobs, output: Output) -> None:
-    job = jobs.start(given.command(output), "too late to ask", 3)
+@chaos
+@pytest.mark.parametrize(("late", "point", "options"), LATE_WINDOWS)
+def test_a_late_actor_publishes_while_its_job_is_discarded(
+    given: Given, jobs: Jobs, output: Output, late: str, point: str, options: list[str]
+) -> None:
+    job = jobs.start(given.command(output), late, 3)
     job.wait_for_point()
     job.kill_driver()
-    again = jobs.start(given.command(output, "--overwrite", *FEWER_PARTS), "after the plan")
+    again = jobs.start(given.command(output, "--overwrite", *options), point)
     again.wait_for_point()
     job.release_late()
     again.release()
-    summary = again.wait()
+    ended = again.wait_for_end()
+    if ended.code:  # it saw what came between, and says so
+        ended.check_refusal(1, "changed or gone since it was published; rerun to score it again")
+        jobs.start(given.command(output, *options)).wait()
+    check_settled(output)
+
+
+@chaos
+def test_a_late_actor_of_a_job_before_the_one_that_is_discarded(given: Given, jobs: Jobs, output: Output) -> None:
+    job = jobs.start(given.command(output), "too late to ask", 3)
+    job.wait_for_point()
+    job.kill_driver()
+    second = jobs.start(given.command(output, "--overwrite", "--batch-size", "32"), "after the plan")
+    second.wait_for_point()
+    job.release_late()  # the second job would find it, had it come to its end
+    second.kill()
+    jobs.start(given.command(output, "--overwrite", *FEWER_PARTS)).wait()
+    check_settled(output)
+
+
+def check_settled(output: Output) -> None:
+    """Check that a finished output holds every row once, in parts and quarantine of one job."""
     check_output(output, Quiet(output.names(), output.hashes(), GOOD, BAD))
-    assert len(output.parts()) == summary["parts"]
+    names = [*output.parts(), *output.quarantine()]
+    assert {name.rpartition("-of-")[2] for name in names} == {f"{len(output.parts()):05}.parquet"}, names

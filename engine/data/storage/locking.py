@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from engine.data.arrow_errors import is_refusal
 from engine.data.storage.folder import JOB_FOLDER, OutputFolder
 from engine.data.storage.local_folder import LocalFolder
-from engine.errors import EngineError, JobFailedError, PlanError
+from engine.errors import EngineError, JobFailedError, PlanError, StorageError
 
 LOCK = f"{JOB_FOLDER}/lock"
 RENEW_SECONDS, WATCH_SECONDS, POLL_SECONDS = 20.0, 60.0, 2.0
@@ -64,34 +65,51 @@ def _missing_folders(folder: OutputFolder) -> list[Path]:
 
 @contextlib.contextmanager
 def _file_lock(folder: LocalFolder) -> Iterator[bool]:
-    """Hold a lock that the system gives back whatever becomes of this process; gives False where there are none."""
+    """Hold a lock that the system gives back whatever becomes of this process; gives False where there are none.
+
+    Raises:
+        PlanError: if another job holds it, or the folder may not be written to.
+        StorageError: if it cannot be written to for now; a disk that is full, too.
+    """
     path = folder.root / LOCK
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_same(descriptor, path):
-                break
-        except BlockingIOError:
-            holder = os.pread(descriptor, 4096, 0)
-            os.close(descriptor)
-            raise PlanError(_refusal(folder, _parse(holder))) from None
-        except OSError as error:
-            if error.errno not in UNSUPPORTED:
-                raise
-            os.close(descriptor)
-            path.unlink(missing_ok=True)
-            yield False
-            return
-        os.close(descriptor)  # its holder has just ended and taken the file away
     try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(_self()).encode(), 0)
+        descriptor = _take(folder, path)
+    except OSError as error:
+        text = f"{folder.place}: cannot be written to ({error.strerror})"
+        raise (PlanError(f"--output {text}") if is_refusal(error) else StorageError(text)) from error
+    if descriptor is None:
+        yield False
+        return
+    try:
         yield True
     finally:
         with contextlib.suppress(OSError):
             path.unlink()
         os.close(descriptor)
+
+
+def _take(folder: LocalFolder, path: Path) -> int | None:
+    """Return the open file that is locked, and says who has locked it; None where files cannot be."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise PlanError(_refusal(folder, _parse(os.pread(descriptor, 4096, 0)))) from None
+            except OSError as error:
+                if error.errno not in UNSUPPORTED:
+                    raise
+                path.unlink(missing_ok=True)
+                return None
+            if not _is_same(descriptor, path):
+                continue  # its holder has just ended and taken the file away
+            undo.callback(path.unlink, missing_ok=True)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(_self()).encode(), 0)
+            undo.pop_all()
+            return descriptor
 
 
 def _is_same(descriptor: int, path: Path) -> bool:

@@ -24,7 +24,7 @@ from typing import Any
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 Change = tuple[str, Wrap]
 
-PAUSE_SECONDS = 120.0
+PAUSE_SECONDS = 240.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,9 @@ POINTS = {
     "late": Point("engine.run.shard", "Scorer._confirm_plan", counts=lambda _: _is_of_a_part(), outlives=True),
     "too late to ask": Point(
         "engine.run.shard", "Scorer._confirm_plan", after=True, counts=lambda _: _is_of_a_part(), outlives=True
+    ),
+    "too late to ask for bad rows": Point(
+        "engine.run.shard", "Scorer._confirm_plan", after=True, counts=lambda _: not _is_of_a_part(), outlives=True
     ),
 }
 # What an actor that outlives its driver tells the end of, and ends with.
