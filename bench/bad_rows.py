@@ -22,8 +22,8 @@ from engine import JobConfig
 from engine.data.ledger import Ledger
 from engine.job import scoring_spec
 from engine.model.session import import_tensorflow, load_session
-from engine.prepare import Job, prepare
-from engine.resuming import claim_output
+from engine.preparing.prepare import Job, prepare
+from engine.preparing.resuming import claim_output
 from engine.run.freezing import scored_model
 from engine.run.shard import Scorer
 

@@ -15,8 +15,8 @@ from engine.data.quarantine import FOLDER as QUARANTINE_FOLDER
 from engine.data.storage.locking import lock_output
 from engine.data.storage.places import below, place_of
 from engine.errors import DataError, JobFailedError, Mistake
-from engine.prepare import Job, encoding_rules, prepare
-from engine.resuming import Done, claim_output, describe_earlier, find_done
+from engine.preparing.prepare import Job, encoding_rules, prepare
+from engine.preparing.resuming import Done, claim_output, describe_earlier, find_done
 from engine.run.actor import LoadReport
 from engine.run.budget import BadRowTally, read_budget
 from engine.run.freezing import ScoredModel, freeze_on_worker, scored_model

@@ -17,8 +17,8 @@ from engine.data.storage.places import is_local
 from engine.errors import PlanError
 from engine.model.infer import infer_tensor
 from engine.model.tensor import TensorSpec
-from engine.prepare import Job, encoding_rules, prepare
-from engine.resuming import find_done
+from engine.preparing.prepare import Job, encoding_rules, prepare
+from engine.preparing.resuming import find_done
 from engine.run.plan import part_name
 from engine.run.schedule import SHARDS_PER_WORKER
 

@@ -19,8 +19,8 @@ from engine.data.quarantine import quarantine_name
 from engine.data.sink import PartWriter, choose_encoding
 from engine.errors import JobFailedError
 from engine.job import score
-from engine.prepare import Job
-from engine.resuming import Done, claim_output
+from engine.preparing.prepare import Job
+from engine.preparing.resuming import Done, claim_output
 from engine.run.outcome import PoolRun
 from engine.run.plan import Shard, part_name
 from engine.run.spec import ShardResult

@@ -23,6 +23,8 @@ import pyarrow.fs as pafs
 import pytest
 from object_store import FOREVER, Fault, FaultyProxy, ObjectStore
 
+pytestmark = pytest.mark.store
+
 SMALL = b"small" * 1000  # more bytes than an error has
 LARGE = os.urandom(1 << 20) * 20  # two parts
 QUICK = pafs.AwsDefaultS3RetryStrategy(max_attempts=3)  # waits 25 ms before its first retry, not up to 1 s

@@ -15,9 +15,9 @@ from engine.data.ledger import Ledger
 from engine.data.row_groups import SLICE_BYTES
 from engine.data.sink import GROUP_BYTES
 from engine.errors import PlanError
-from engine.prepare import prepare
+from engine.preparing.prepare import prepare
+from engine.preparing.resuming import claim_output
 from engine.preview import DataInFlight, Preview, preview
-from engine.resuming import claim_output
 from engine.run.schedule import SHARDS_PER_WORKER
 
 

@@ -19,8 +19,8 @@ from engine.data.source import Selection, Slice, read_slices
 from engine.errors import ClusterError, DataError, EngineError, GraphError, JobFailedError
 from engine.job import scoring_spec
 from engine.model.session import ModelSession, SessionOptions
-from engine.prepare import Job, prepare
-from engine.resuming import claim_output
+from engine.preparing.prepare import Job, prepare
+from engine.preparing.resuming import claim_output
 from engine.run.actor import LoadReport, ScoringActor
 from engine.run.freezing import scored_model
 from engine.run.spec import ShardResult

@@ -7,6 +7,8 @@ from object_store import FOREVER, Fault, FaultyProxy, ObjectStore
 from engine.data.storage.copying import local_copy
 from engine.errors import DataError, GraphError, StorageError
 
+pytestmark = pytest.mark.store
+
 
 def put(store: ObjectStore, prefix: str, *names: str) -> None:
     for name in names:

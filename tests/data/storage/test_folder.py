@@ -15,6 +15,8 @@ from engine.data.storage.opening import open_folder
 from engine.data.storage.reading import Storage, storage_of
 from engine.errors import DataError, JobFailedError, PlanError, StorageError
 
+pytestmark = pytest.mark.store
+
 LARGE = os.urandom(1 << 20) * 12  # more than one part of an upload
 
 

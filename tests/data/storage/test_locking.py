@@ -19,10 +19,13 @@ from engine.data.storage.locking import LOCK, lock_output
 from engine.data.storage.opening import open_folder
 from engine.errors import JobFailedError, PlanError
 
+pytestmark = pytest.mark.store
+
 HOLDER = """
 import sys, time
 from engine.data.storage.locking import lock_output
 from engine.data.storage.opening import open_folder
+
 with lock_output(open_folder(sys.argv[1]), print):
     print("held", flush=True)
     time.sleep(60)

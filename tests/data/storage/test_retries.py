@@ -18,6 +18,8 @@ from engine.data.storage.opening import open_folder
 from engine.data.storage.reading import storage_of
 from engine.errors import DataError, EngineError, JobFailedError, PlanError, RefusedError, StorageError
 
+pytestmark = pytest.mark.store
+
 TINY = b"tiny"  # fewer bytes than an error has
 SMALL = os.urandom(1 << 10) * 20
 LARGE = os.urandom(1 << 20) * 12

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretending import Pretender
 
-import engine.prepare
-import engine.resuming
+import engine.preparing.prepare
+import engine.preparing.resuming
 from engine.config import build_config
 from engine.data.columns import InputSchema
 from engine.data.ledger import Ledger
@@ -26,7 +26,7 @@ from engine.data.pieces import InputFile
 from engine.data.storage.local_folder import LocalFolder
 from engine.data.storage.locking import lock_output
 from engine.errors import ConfigError, DataError, PlanError
-from engine.generations import History, Target, choose_generation, keep_schema, kept_schema, moved_files
+from engine.preparing.generations import History, Target, choose_generation, keep_schema, kept_schema, moved_files
 from engine.preview import Preview, preview
 from engine.run.plan import pair_files, touched_files
 from engine.run.verify import verify_output
@@ -507,8 +507,8 @@ def test_other_versions_and_shards_are_no_obstacle_but_for_a_generation_that_was
     day(folder, 1)
     job.add()
     upgraded = {"engine": "0.1.0", "tensorflow": "9.9.9", "pyarrow": "26", "ray": "2"}
-    monkeypatch.setattr(engine.prepare, "installed_versions", lambda: upgraded)
-    monkeypatch.setattr(engine.resuming, "installed_versions", lambda: upgraded)
+    monkeypatch.setattr(engine.preparing.prepare, "installed_versions", lambda: upgraded)
+    monkeypatch.setattr(engine.preparing.resuming, "installed_versions", lambda: upgraded)
     if has_come:
         day(folder, 2)
     assert planned(job, shard_size=9999).is_finished != has_come

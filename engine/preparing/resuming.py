@@ -13,7 +13,7 @@ from engine.data.manifest import ManifestRow
 from engine.data.parts import describe_parts, is_part, keep_parts, part_generation, part_total
 from engine.data.storage.places import place_of, without_secrets
 from engine.errors import DataError, PlanError
-from engine.generations import (
+from engine.preparing.generations import (
     ADD_ADVICE,
     ADVICE,
     choose_generation,
@@ -23,7 +23,7 @@ from engine.generations import (
     refusal,
     shared_settings,
 )
-from engine.prepare import Job, find_changes
+from engine.preparing.prepare import Job, find_changes
 from engine.run.plan import explain_settings
 from engine.run.versions import installed_versions
 

@@ -8,7 +8,7 @@ import pytest
 
 from engine.config import build_config
 from engine.errors import ConfigError, Mistake, PlanError, SchemaError
-from engine.prepare import Job, prepare
+from engine.preparing.prepare import Job, prepare
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from graphs import graph, linear, node, placeholder
 
 from engine.config import build_config
 from engine.errors import ConfigError, DataError, EngineError, GraphError, Mistake, PlanError, SchemaError
-from engine.prepare import Job, prepare
+from engine.preparing.prepare import Job, prepare
 
 
 @pytest.fixture

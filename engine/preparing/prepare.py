@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.call import check_output_apart, check_together, settle_paths
 from engine.config import JobConfig
 from engine.data.binding import FeedBinding, bind_feed
 from engine.data.columns import select_columns
@@ -24,12 +23,13 @@ from engine.data.storage.copying import local_copy
 from engine.data.storage.places import place_of
 from engine.data.storage.reading import Storage, storage_of
 from engine.errors import ConfigError, GraphError, PlanError
-from engine.generations import Target, choose_generation, read_history, shared_settings
-from engine.inputs import JobInputs, check_columns_named, choose_inputs, prune_folders
 from engine.model.constants import read_constant
 from engine.model.infer import infer_tensor
 from engine.model.known import BoundModel, Request, bind_model, read_model
 from engine.model.tensor import TensorSpec
+from engine.preparing.call import check_output_apart, check_together, settle_paths
+from engine.preparing.generations import Target, choose_generation, read_history, shared_settings
+from engine.preparing.inputs import JobInputs, check_columns_named, choose_inputs, prune_folders
 from engine.run.plan import (
     Plan,
     explain_changes,

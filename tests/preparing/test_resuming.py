@@ -9,13 +9,13 @@ import pytest
 from conftest import write_rows
 from pretending import Pretender
 
-import engine.prepare
+import engine.preparing.prepare
 from engine.config import build_config
 from engine.data.ledger import Ledger
 from engine.errors import DataError, PlanError
-from engine.prepare import prepare
+from engine.preparing.prepare import prepare
+from engine.preparing.resuming import claim_output, find_done
 from engine.preview import preview
-from engine.resuming import claim_output, find_done
 from engine.run.verify import verify_output
 from engine.run.versions import installed_versions
 
@@ -86,9 +86,11 @@ def test_another_model_is_named(job: Pretender) -> None:
 def test_other_versions_are_named(job: Pretender, monkeypatch: pytest.MonkeyPatch) -> None:
     job.score()
     upgraded = {**installed_versions(), "tensorflow": "9.9.9"}
-    monkeypatch.setattr(engine.prepare, "installed_versions", lambda: upgraded)
+    monkeypatch.setattr(engine.preparing.prepare, "installed_versions", lambda: upgraded)
     assert refusal(job).startswith("versions {")
-    monkeypatch.setattr(engine.prepare, "installed_versions", lambda: {**installed_versions(), "ray": "9.9.9"})
+    monkeypatch.setattr(
+        engine.preparing.prepare, "installed_versions", lambda: {**installed_versions(), "ray": "9.9.9"}
+    )
     assert job.score().attempts == 0
 
 

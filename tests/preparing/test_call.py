@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 
-from engine.call import check_output_apart, check_together, settle_paths
 from engine.config import JobConfig
 from engine.data.pieces import InputFile
 from engine.errors import ConfigError, PlanError
+from engine.preparing.call import check_output_apart, check_together, settle_paths
 
 
 def config(**settings: Any) -> JobConfig:

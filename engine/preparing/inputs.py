@@ -28,7 +28,7 @@ from engine.data.pieces import InputFile, partition_values
 from engine.data.source import Selection, open_parquet
 from engine.data.storage.reading import Storage
 from engine.errors import ConfigError, PlanError
-from engine.generations import Target, kept_schema
+from engine.preparing.generations import Target, kept_schema
 
 # Files without rows that are passed over in search of the first one.
 MAX_EMPTY = 16
