@@ -34,7 +34,7 @@ test: $(READY)
 	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not gpu and not chaos"
 
 chaos: $(READY)
-	$(BIN)/pytest $(SIDE_BY_SIDE) tests/chaos
+	$(BIN)/pytest $(SIDE_BY_SIDE) tests/chaos tests/end_to_end/test_stores.py
 
 soak: $(READY)
 	$(BIN)/python tests/model/fuzz.py 300 1

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from conftest import NUM_FEATURES, actor_processes, wait_for, write_rows
+from conftest import NUM_FEATURES, write_rows
 
 from engine import JobConfig, score
 from engine.data.ledger import Ledger
@@ -187,23 +187,6 @@ def test_partition_folders_are_kept(model: str, tmp_path: Path) -> None:
         "dt=2026-01-01/part-00000-of-00002.parquet",
         "dt=2026-01-02/part-00001-of-00002.parquet",
     ]
-
-
-def test_a_damaged_file_ends_the_job_by_name_and_the_rerun_resumes(model: str, inputs: str, tmp_path: Path) -> None:
-    damaged = Path(inputs) / "f3.parquet"
-    whole = damaged.read_bytes()
-    damaged.write_bytes(whole[: len(whole) // 2] + b"\0" * (len(whole) - len(whole) // 2))
-    with pytest.raises(DataError, match=r"shard \d+: .*f3\.parquet"):
-        run(model, inputs, tmp_path / "out", shard_size=1000, actors=1)
-    assert not (tmp_path / "out" / "_SUCCESS").exists()
-    wait_for(lambda: not actor_processes())  # one that is being ended may still publish a whole part
-    done = part_hashes(tmp_path / "out")
-    assert done
-    times = damaged.stat()
-    damaged.write_bytes(whole)
-    os.utime(damaged, ns=(times.st_atime_ns, times.st_mtime_ns))
-    summary = run(model, inputs, tmp_path / "out", shard_size=1000)
-    assert (summary.rows_out, summary.parts_earlier) == (400, len(done))
 
 
 def test_a_null_ends_the_job_with_file_row_and_column(model: str, tmp_path: Path) -> None:

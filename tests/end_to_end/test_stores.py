@@ -115,6 +115,7 @@ def case(tmp_path: Path, store: ObjectStore) -> Iterator[Case]:
     connecting.forget_clients()
 
 
+@pytest.mark.chaos
 def test_a_job_in_a_store_is_the_local_job_whatever_happens(
     case: Case, local: Local, capfd: pytest.CaptureFixture[str]
 ) -> None:
