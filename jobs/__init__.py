@@ -20,4 +20,12 @@ def _refuse_foreign_packages(folder: Path, home: Path) -> None:
                 raise SystemExit(2)
 
 
-_refuse_foreign_packages(Path.cwd(), Path(__file__).resolve().parent.parent)
+def _working_folder() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        sys.stderr.write("icefloe: error: the working folder is gone; run icefloe from one that is there\n")
+        raise SystemExit(2) from None
+
+
+_refuse_foreign_packages(_working_folder(), Path(__file__).resolve().parent.parent)

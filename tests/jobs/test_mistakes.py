@@ -313,3 +313,10 @@ def test_a_folder_of_that_name_without_a_package_is_no_mistake(tmp_path: Path) -
 def test_good_words_make_no_mistake(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = command("plan", world, {"--model": "{w}/dropout.pb", "--set": "keep_prob=1.0"})
     assert run(app, words) == 0, capsys.readouterr().err
+
+
+def test_a_working_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+    words = f"cd {tmp_path}; mkdir gone; cd gone; rmdir ../gone; exec {BIN / 'icefloe'} score"
+    done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "icefloe: error: the working folder is gone; run icefloe from one that is there\n"
