@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from engine.data.arrow_errors import reading
-from engine.data.manifest import MANIFEST_SCHEMA, ManifestRow, parse_manifest
+from engine.data.manifest import MANIFEST_SCHEMA, ManifestRow, parse_manifest, read_small
 from engine.data.parts import is_temporary, part_generation, remove_others, remove_parts
 from engine.data.pieces import InputFile
 from engine.data.storage.folder import JOB_FOLDER, OutputFolder
@@ -121,7 +121,7 @@ class Ledger:
             return None
         place = self.folder.place_of(INPUTS)
         with reading(place):
-            table = pq.read_table(pa.BufferReader(data))
+            table = read_small(pa.BufferReader(data))
         if not table.schema.equals(INPUT_SCHEMA) or any(column.null_count for column in table.columns):
             raise DataError(
                 f"{place} is no list of inputs; expected {', '.join(INPUT_SCHEMA.names)}, none of them null"
@@ -218,7 +218,7 @@ class Ledger:
         """
         place = self.folder.place_of(MANIFEST)
         with reading(place), self.folder.open(MANIFEST) as file:
-            table = pq.read_table(file)
+            table = read_small(file)
         return parse_manifest(place, table)
 
     def check_sizes(self, manifest: Sequence[ManifestRow], names: Mapping[str, int]) -> None:

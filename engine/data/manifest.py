@@ -4,7 +4,7 @@ A footer holds nothing that differs between two runs of one plan. Start at `Part
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
 import pyarrow as pa
@@ -114,6 +114,15 @@ MANIFEST_SCHEMA = pa.schema(
         ("seconds", pa.float64()),
     ]
 )
+
+
+def read_small(file: pa.NativeFile, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a small Parquet file in this thread alone.
+
+    `pq.read_table` is pyarrow's dataset reader, some threads of which are still at work when it returns: a process that
+    ended just then was aborted (pyarrow 26).
+    """
+    return pq.ParquetFile(file, pre_buffer=False).read(columns, use_threads=False)
 
 
 @persistent

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from engine.data.arrow_errors import reading
 from engine.data.columns import InputSchema
 from engine.data.ledger import MANIFEST, Ledger, last_generation
+from engine.data.manifest import read_small
 from engine.data.parts import part_generation, part_total
 from engine.data.pieces import InputFile
 from engine.errors import DataError, PlanError
@@ -108,7 +108,7 @@ def _manifest_parts(ledger: Ledger, names: Mapping[str, int]) -> list[str]:
         return []
     try:
         with reading(ledger.folder.place_of(MANIFEST)), ledger.folder.open(MANIFEST) as file:
-            return [str(name) for name in pq.read_table(file, columns=["part"])["part"].to_pylist()]
+            return [str(name) for name in read_small(file, ["part"])["part"].to_pylist()]
     except DataError:
         return []
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from engine.data.arrow_errors import reading
 from engine.data.ledger import LOCK, MANIFEST, SCHEMA, Ledger
 from engine.data.listing import SUFFIXES, is_hidden
-from engine.data.manifest import ManifestRow, PartFacts, parse_part_facts, read_part_facts
+from engine.data.manifest import ManifestRow, PartFacts, parse_part_facts, read_part_facts, read_small
 from engine.data.parts import READERS, is_part, is_temporary, part_generation
 from engine.data.pieces import InputFile, Piece
 from engine.data.quarantine import FOLDER as QUARANTINE_FOLDER
@@ -228,7 +228,7 @@ def quarantined_rows(ledger: Ledger, row: ManifestRow) -> dict[str, frozenset[in
         return {}
     name = quarantine_name(row.part)
     with ledger.folder.open(name) as file, reading(ledger.folder.place_of(name)):
-        table = pq.read_table(file, columns=["_file", "_row"])
+        table = read_small(file, ["_file", "_row"])
     found: dict[str, set[int]] = {}
     for path, number in zip(table["_file"].to_pylist(), table["_row"].to_pylist(), strict=True):
         found.setdefault(path, set()).add(number)
