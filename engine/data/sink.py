@@ -59,6 +59,9 @@ class EncodingRules:
                 return field.name in names
 
 
+DEFAULT_RULES = EncodingRules()
+
+
 @dataclass(frozen=True, slots=True)
 class Encoding:
     """How a part is encoded; leaf columns by their paths in the Parquet schema."""
@@ -76,7 +79,7 @@ class Encoding:
 def choose_encoding(
     schema: pa.Schema,
     fetched: Collection[str],
-    rules: EncodingRules = EncodingRules(),  # noqa: B008 - frozen
+    rules: EncodingRules = DEFAULT_RULES,
 ) -> Encoding:
     """Choose how the columns of a part are encoded.
 

@@ -118,6 +118,7 @@ def choose_inputs(
     clash = [name for name in first.partitions if name not in [str(path) for path in keep]]
     own = [field.name for field in PROVENANCE] if config.provenance else []
     check_output_names([*map(str, keep), *fetch, *clash, *own])
+    _check_dictionary(config, [*map(str, keep), *fetch, *own])
     filters = []
     for condition in [parse_condition(text) for text in config.where]:
         if condition.column not in first.partitions:
@@ -189,6 +190,13 @@ def _kept_columns(config: JobConfig, first: InputSchema, fed: Sequence[ColumnPat
     if set(names) & set(twice):
         return (resolve_column(first, twice[0], "--keep"),)  # says that there are two of them
     return tuple(ColumnPath((name,), schema.field(name).type) for name in names)
+
+
+def _check_dictionary(config: JobConfig, written: Sequence[str]) -> None:
+    """Refuse `--dictionary` for a column that the job does not write."""
+    for name in () if isinstance(config.dictionary, str) else config.dictionary or ():
+        if name not in written:
+            raise ConfigError(f"--dictionary {name}: no column of the output; these are {', '.join(written)}")
 
 
 def check_columns_named(config: JobConfig, fetch: Sequence[str]) -> None:

@@ -145,13 +145,13 @@ def _read_plans(
             continue
         if plan.get("discarding"):
             raise PlanError(f"{ledger.folder.place}: its job was discarded, and no other has begun; rerun the command")
-        config, is_whole = plan.get("config"), isinstance(plan["num_shards"], int)
-        if not is_whole or not isinstance(config, dict) or not isinstance(config.get("input"), list):
+        config = plan.get("config")
+        if not isinstance(config, dict) or not isinstance(config.get("input"), list):
             found.problems.append(f"{name} is damaged: it does not tell shards and inputs")
             continue
-        if not isinstance(plan["settings"], dict) or plan_id(plan["settings"]) != plan["plan_id"]:
+        if plan_id(plan["settings"]) != plan["plan_id"]:
             found.problems.append(f"{name} was changed: its settings are not those of its plan id")
-        plans[number] = {**plan, "settings": plan["settings"] if isinstance(plan["settings"], dict) else {}}
+        plans[number] = plan
     return plans
 
 
@@ -161,15 +161,10 @@ def _read_listings(ledger: Ledger, files: Mapping[str, int], found: Findings) ->
         found.problems.append(f"{INPUTS} is gone: whether each input is in the parts once was not checked")
         return {}
     try:
-        listings = dict(enumerate(ledger.read_inputs()))
+        return dict(enumerate(ledger.read_inputs()))
     except (DataError, *ODD_BYTES) as error:
         found.problems.append(f"{INPUTS} is damaged: {error}")
         return {}
-    for file in (file for listed in listings.values() for file in listed):
-        if None in (file.path, file.relative_path, file.size_bytes, file.mtime_ns, file.partition):
-            found.problems.append(f"{INPUTS} is damaged: {file} is no row of it")
-            return {}
-    return listings
 
 
 def _check_shards(number: int, plan: Mapping[str, Any], rows: Sequence[ManifestRow]) -> Iterator[str]:

@@ -102,6 +102,9 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "empty folder": ({"--input": "{w}/empty"}, ["--input {w}/empty: no input files", "*.parquet"]),
     "glob without match": ({"--input": "{w}/in/*.csv"}, ["--input {w}/in/*.csv: no input files"]),
     "input elsewhere": ({"--input": "nowhere://b/in"}, ["--input nowhere://b/in: cannot be reached", "nowhere"]),
+    "dictionary": (
+        {"--dictionary": "lable"}, ["--dictionary lable: no column of the output; these are id, prediction"]
+    ),
     "a store's option": (
         {"--output": "s3://k:secret@b/out?endpoint=h:1"},
         ["--output s3://b/out: unknown option 'endpoint'", "endpoint_override"],

@@ -115,7 +115,7 @@ class OutputFolder(abc.ABC):
             return hash_stream(file)
 
 
-def hash_stream(file: pa.NativeFile) -> PublishedPart:
+def hash_stream(file: pa.NativeFile | IO[bytes]) -> PublishedPart:
     """Return size and sha-256 of what is left of a file."""
     digest, num_bytes = hashlib.sha256(), 0
     while chunk := file.read(COPY_BYTES):
@@ -127,5 +127,4 @@ def hash_stream(file: pa.NativeFile) -> PublishedPart:
 def hash_file(file: IO[bytes]) -> PublishedPart:
     """Return size and sha-256 of an open file, which is left at its end."""
     file.seek(0)
-    digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]
-    return PublishedPart(file.tell(), digest.hexdigest())
+    return hash_stream(file)

@@ -45,14 +45,18 @@ def lock_output(folder: OutputFolder, on_notice: Callable[[str], None]) -> Itera
     folder.make()
     try:
         with contextlib.ExitStack() as held:
-            check: Callable[[], None] = lambda: None  # noqa: E731
-            if not (isinstance(folder, LocalFolder) and held.enter_context(_file_lock(folder))):
-                check = held.enter_context(_lease(folder, on_notice))
-            yield check
+            if isinstance(folder, LocalFolder) and held.enter_context(_file_lock(folder)):
+                yield _cannot_be_lost
+            else:
+                yield held.enter_context(_lease(folder, on_notice))
     finally:
         for path in made:
             with contextlib.suppress(OSError):
                 path.rmdir()
+
+
+def _cannot_be_lost() -> None:
+    """Check nothing: the system takes no lock away from a process that lives."""
 
 
 def _missing_folders(folder: OutputFolder) -> list[Path]:
@@ -124,7 +128,10 @@ def _lease(folder: OutputFolder, on_notice: Callable[[str], None]) -> Iterator[C
     """Hold a lease: a small file that says who, and changes every 20 s."""
     _wait_for(folder, on_notice)
     mine = {**_self(), "id": uuid.uuid4().hex, "renewals": 0}
-    folder.write(LOCK, json.dumps(mine).encode())
+    try:
+        folder.write(LOCK, json.dumps(mine).encode())
+    except JobFailedError as error:  # no row was scored yet
+        raise PlanError(f"--output {error}") from error
     lost: list[str] = []
     ended = threading.Event()
 

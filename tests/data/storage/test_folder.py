@@ -160,7 +160,7 @@ def test_an_upload_leaves_nothing_open(store: ObjectStore, prefix: str) -> None:
     folder = open_folder(store.uri(path=prefix))
     publish(folder, "part", LARGE)
     assert store.get(f"{prefix}/part") == LARGE
-    assert store.open_uploads() == []
+    assert [name for name in store.open_uploads() if name.startswith(f"{prefix}/")] == []  # others cut theirs off
 
 
 def test_an_upload_that_is_cut_off_leaves_what_was_there(
