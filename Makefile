@@ -28,7 +28,7 @@ check: $(READY)
 	$(MAKE) fast
 
 fast: $(READY)
-	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not ray and not tf and not store and not chaos and not gpu"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not ray and not tf and not store and not chaos and not gpu and not sim"
 
 test: $(READY)
 	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not gpu and not chaos"

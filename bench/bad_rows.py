@@ -24,6 +24,7 @@ from engine.job import scoring_spec
 from engine.model.session import import_tensorflow, load_session
 from engine.preparing.prepare import Job, prepare
 from engine.preparing.resuming import claim_output
+from engine.run.attempt import Attempt
 from engine.run.freezing import scored_model
 from engine.run.shard import Scorer
 
@@ -106,7 +107,7 @@ def score_once(job: Job, scorer: Scorer) -> tuple[float, int]:
     for part in Path(job.config.output).glob("part-*"):
         part.unlink()
     started = time.perf_counter()
-    results = [scorer.score(shard) for shard in job.plan.shards]
+    results = [scorer.score(shard, Attempt()) for shard in job.plan.shards]
     seconds = time.perf_counter() - started
     return seconds, sum(result.facts.counts.rows_quarantined for result in results)
 

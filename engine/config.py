@@ -12,19 +12,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.errors import ConfigError
 from engine.options import (
+    ActorCount,
     BytesOrAuto,
     Codec,
     Columns,
     Conditions,
     Constants,
+    Count,
     CountOrAuto,
     Fills,
     Names,
     OptionalCount,
     OptionalPathText,
+    OptionalPositiveNumber,
     Paths,
     PathText,
     Ports,
+    PositiveNumber,
     PositiveShare,
     RowBudget,
     Share,
@@ -73,12 +77,19 @@ class JobConfig(BaseModel):
     """The graph takes one row at a time and has no batch axis."""
     batch_size: CountOrAuto = "auto"
     """Rows per graph call, or auto: about 4 MiB of input. A fixed batch axis in the graph wins. [default: auto]"""
-    actors: CountOrAuto = "auto"
-    """Number of actors, or auto: all GPUs over the share, else all CPUs over the share. [default: auto]"""
+    actors: ActorCount = "auto"
+    """Number of actors; MIN:MAX lets the pool grow and shrink with the work and the cluster; auto: all GPUs over the
+    share, else all CPUs over the share. [default: auto]"""
     gpus_per_actor: Share = None
     """GPUs of one actor: a fraction below 1 or a whole number. [default: one where there are GPUs]"""
     cpus_per_actor: PositiveShare = None
     """CPUs of one actor: a fraction below 1 or a whole number. [default: 1, less where the actors would not fit]"""
+    allow_cpu: bool = False
+    """Go on when TensorFlow on a node does not see the GPU share that its actor was given."""
+    max_attempts: Count = 4
+    """Attempts at a shard for errors that a retry may mend. [default: 4]"""
+    stall_timeout: PositiveNumber = 600.0
+    """Seconds after which an actor that finished no batch and changed no phase is replaced. [default: 600]"""
     shard_size: BytesOrAuto = "auto"
     """Input bytes per shard (64MiB), or auto: a 512th of the input, from 16 to 256 MiB. [default: auto]"""
     limit: OptionalCount = None
@@ -127,7 +138,18 @@ class FreezeConfig(BaseModel):
     """Let an operation through that reads or writes files, or reaches network or Python (ReadFile); repeatable."""
 
 
-Config = TypeVar("Config", JobConfig, FreezeConfig)
+class SimulationConfig(BaseModel):
+    """What `plan` is told of a run that it is to imagine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    simulate: OptionalCount = None
+    """Number of actors to work out the wall time for."""
+    rate: OptionalPositiveNumber = None
+    """Rows per second of each of them. [default: what the output folder's last summary says]"""
+
+
+Config = TypeVar("Config", JobConfig, FreezeConfig, SimulationConfig)
 
 
 def build_config(settings: Mapping[str, Any]) -> JobConfig:
@@ -146,6 +168,18 @@ def build_freeze_config(settings: Mapping[str, Any]) -> FreezeConfig:
         ConfigError: as `build_config` does.
     """
     return _build(settings, FreezeConfig)
+
+
+def build_simulation_config(settings: Mapping[str, Any]) -> SimulationConfig:
+    """Check `settings` (keys are `SimulationConfig`'s fields).
+
+    Raises:
+        ConfigError: as `build_config` does, or if a rate is given for no actors.
+    """
+    config = _build(settings, SimulationConfig)
+    if config.rate is not None and config.simulate is None:
+        raise ConfigError(f"--rate {config.rate:g}: is that of simulated actors; say how many with --simulate N")
+    return config
 
 
 def _build(settings: Mapping[str, Any], kind: type[Config]) -> Config:

@@ -124,7 +124,8 @@ def run_missing(
         if len(parts) == len(job.part_names):
             return PoolRun()
     # Ray takes 0.4 s to import, which a mistake or a finished job need not wait for.
-    from engine.run.cluster import Cluster, run_shards
+    from engine.run.cluster import ActorPool, Cluster
+    from engine.run.driver import RunRules, run_shards
 
     def begin(report: LoadReport) -> None:
         ledger.write_schema(report.schema)
@@ -158,7 +159,10 @@ def run_missing(
         bad.add(count_quarantined(ledger.folder, mine, ledger.find_files()))
         view.stage(f"loading the model on {pool}")
         missing = [job.plan.shards[shard_id] for name, shard_id in job.part_names.items() if name not in mine]
-        run = run_shards(scoring_spec(job, model), model.data, missing, pool, watcher)
+        actors = ActorPool(scoring_spec(job, model), model.data, pool, config.allow_cpu)
+        # What a random operation makes of a shard differs from attempt to attempt, so that there must be one alone.
+        rules = RunRules(config.max_attempts, config.stall_timeout, not job.model.random_operations)
+        run = run_shards(actors, missing, pool, rules, watcher)
         run.ray_start_seconds = cluster.start_seconds
     if isinstance(run.error, Mistake) and run.results:
         raise JobFailedError(str(run.error)) from run.error  # rows were scored: no mere mistake any more
@@ -213,10 +217,11 @@ def summarise(job: Job, ledger: Ledger, manifest: list[ManifestRow], run: PoolRu
     phases = add_phases([result.seconds for result in run.results.values()])
     rows_now = sum(result.facts.counts.rows for result in run.results.values())
     counts = sum((row.counts for row in manifest), RowCounts())
-    actor_seconds = len(run.reports) * run.scoring_seconds
     halved = run.batches_halved
     unstable = [f"random operation {name}" for name in job.model.random_operations[:1]]
     unstable += [f"{halved} batches halved: the device ran out of memory"] if halved else []
+    kinds = {device.kind for report in run.reports for device in report.devices}
+    unstable += ["some actors computed on GPUs, some on CPUs"] if len(kinds) > 1 else []
     return Summary(
         plan_id=job.plan.plan_id,
         model_sha256=scored_sha256(job, ledger),
@@ -235,10 +240,11 @@ def summarise(job: Job, ledger: Ledger, manifest: list[ManifestRow], run: PoolRu
         seconds_load=run.load_seconds,
         scoring_seconds=run.scoring_seconds,
         rows_per_second=rows_now / run.scoring_seconds if run.scoring_seconds else 0.0,
-        session_share=min(1.0, run.busy_seconds / actor_seconds) if actor_seconds else 0.0,
+        session_share=min(1.0, run.busy_seconds / run.ready_seconds) if run.ready_seconds else 0.0,
         bottleneck=find_bottleneck(phases),
         phase_seconds=phases,
         attempts=run.num_attempts,
+        second_attempts=run.num_backups,
         actors=len(run.reports),
         actors_lost=run.actors_lost,
         devices=tuple(report.device_facts() for report in run.reports),

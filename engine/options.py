@@ -98,7 +98,7 @@ def _columns(value: object) -> object:
     return names
 
 
-def _count(value: object) -> object:
+def _count(value: object) -> int:
     try:
         count = int(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else 0
     except ValueError:
@@ -106,6 +106,20 @@ def _count(value: object) -> object:
     if not 1 <= count <= MAX_COUNT:
         raise ValueError("expected a whole number of at least 1" + (f" and at most {MAX_COUNT}" if count > 0 else ""))
     return count
+
+
+def _actors(value: object) -> object:
+    """Return a number of actors, `auto`, or bounds as `MIN:MAX`."""
+    if value == "auto":
+        return value
+    try:
+        low, colon, high = value.partition(":") if isinstance(value, str) else (value, "", "")
+        bounds = [_count(each) for each in ((low, high) if colon else (low,))]
+    except ValueError:
+        bounds = []
+    if not bounds or bounds != sorted(bounds):
+        raise ValueError("expected a whole number of at least 1, MIN:MAX as in 2:8, or auto")
+    return ":".join(map(str, bounds)) if colon else bounds[0]
 
 
 def _or_auto(check: Callable[[object], object]) -> Callable[[object], object]:
@@ -136,6 +150,16 @@ def _positive_share(value: object) -> object:
     if not _share(value):
         raise ValueError("expected a fraction below 1 or a whole number, above 0")
     return _share(value)
+
+
+def _positive(value: object) -> object:
+    try:
+        number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else 0.0
+    except (ValueError, OverflowError):
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise ValueError("expected a number above 0")
+    return number
 
 
 def _num_bytes(value: object) -> object:
@@ -196,8 +220,12 @@ Fills = Annotated[dict[str, str], BeforeValidator(_fills)]
 Conditions = Annotated[tuple[str, ...], BeforeValidator(_conditions)]
 Columns = Annotated[tuple[str, ...] | Literal["all", "none"] | None, BeforeValidator(_columns)]
 OptionalCount = Annotated[int | None, BeforeValidator(_optional(_count))]
+Count = Annotated[int, BeforeValidator(_count)]
 CountOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_or_auto(_count))]
+ActorCount = Annotated[int | str, BeforeValidator(_actors)]
 BytesOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_or_auto(_num_bytes))]
 Share = Annotated[float | None, BeforeValidator(_optional(_share))]
 PositiveShare = Annotated[float | None, BeforeValidator(_optional(_positive_share))]
+PositiveNumber = Annotated[float, BeforeValidator(_positive)]
+OptionalPositiveNumber = Annotated[float | None, BeforeValidator(_optional(_positive))]
 RowBudget = Annotated[int | str, BeforeValidator(_budget)]

@@ -1,6 +1,6 @@
-"""What a job would do, for `icefloe plan`: shards, binding, memory and output. Runs and writes nothing.
+"""What a job would do, for `icefloe plan`: shards, binding, memory, output and time. Runs and writes nothing.
 
-Start at `preview`; `DataInFlight` is the memory promise.
+Start at `preview`; `DataInFlight` is the memory promise, `engine.preparing.forecast` tells the time.
 """
 
 from dataclasses import asdict, dataclass
@@ -17,10 +17,11 @@ from engine.data.storage.places import is_local
 from engine.errors import PlanError
 from engine.model.infer import infer_tensor
 from engine.model.tensor import TensorSpec
+from engine.preparing.forecast import Forecast, forecast
 from engine.preparing.prepare import Job, encoding_rules, prepare
 from engine.preparing.resuming import find_done
 from engine.run.plan import part_name
-from engine.run.schedule import SHARDS_PER_WORKER
+from engine.run.scheduling.fleet import SHARDS_PER_WORKER
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,8 @@ class Preview:
     """Output folder."""
     parts: tuple[str, ...]
     """First and last part."""
+    simulated: Forecast | None = None
+    """How long it would take, where that is asked."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the preview as JSON takes it."""
@@ -105,11 +108,16 @@ class Preview:
         return document
 
 
-def preview(config: JobConfig) -> Preview:
+def preview(config: JobConfig, *, simulate: int | None = None, rate: float | None = None) -> Preview:
     """Say what `score` would do with these settings.
 
+    Args:
+        config: the job.
+        simulate: number of actors to work out the wall time for; None for no simulation.
+        rate: rows per second of each of them; None for what the output folder's last summary says.
+
     Raises:
-        Mistake: as `score` would, before Ray is touched.
+        Mistake: as `score` would, before Ray is touched; or if nothing tells the rate of the simulated actors.
     """
     job = prepare(config)
     shards, ledger = job.plan.shards, Ledger(job.config.output)
@@ -139,6 +147,7 @@ def preview(config: JobConfig) -> Preview:
         memory=measure_memory(job),
         output=ledger.folder.place,
         parts=tuple(part_name(shards[i], len(shards), job.plan.generation) for i in sorted({0, len(shards) - 1})),
+        simulated=None if simulate is None else forecast(job, ledger, done.parts if done else (), simulate, rate),
     )
 
 

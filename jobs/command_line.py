@@ -45,7 +45,7 @@ def with_job_options(verb: Verb) -> Verb:
     def command(**given: Any) -> None:
         mine = {parameter.name: given.pop(parameter.name, parameter.default) for parameter in own}
         settings = read_job_file(given.pop("config", None))
-        mine = {name: value or _switch(name, settings.pop(name, False)) for name, value in mine.items()}
+        mine = {name: _own_value(name, value, settings) for name, value in mine.items()}
         settings.update({name: value for name, value in given.items() if value is not None})
         verb(build_config(settings), **mine)
 
@@ -75,6 +75,12 @@ def _dressed(command: Verb, verb: Verb, parameters: list[inspect.Parameter]) -> 
     command.__doc__ = verb.__doc__
     command.__name__ = verb.__name__
     return command
+
+
+def _own_value(name: str, given: object, settings: dict[str, Any]) -> object:
+    """Return what the command line or else the file says of a verb's own option; a switch may be off in both."""
+    found = settings.pop(name, False if isinstance(given, bool) else None)
+    return (given or _switch(name, found)) if isinstance(given, bool) else found if given is None else given
 
 
 def _switch(name: str, value: object) -> bool:

@@ -1,5 +1,7 @@
 """`icefloe score`: score Parquet with a frozen graph."""
 
+import contextlib
+import os
 import sys
 from typing import Annotated
 
@@ -20,7 +22,9 @@ def score(
     from engine.view.progress import make_progress
     from engine.view.tables import print_summary
 
-    summary = engine.job.score(config, make_progress(sys.stderr, quiet))
+    with open(os.devnull, "w") as unwanted, contextlib.redirect_stdout(unwanted):
+        # Ray prints there what it has to say of nodes that die, and results are all that belongs there.
+        summary = engine.job.score(config, make_progress(sys.stderr, quiet))
     if json:
         print_json(summary.to_json())
     else:

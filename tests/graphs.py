@@ -85,3 +85,58 @@ def slow(num_in: int, width: int = 4000) -> GraphDef:
 
 def identity(dtype: str, shape: list[int | None] | None, name: str = "inputs", output: str = "prediction") -> GraphDef:
     return graph(placeholder(name, dtype, shape), node(output, "Identity", name, T=dtype))
+
+
+def hungry(room_rows: int, num_in: int = 4, num_rows: int | None = None) -> GraphDef:
+    """Like `linear`, but a batch of more than `room_rows` rows asks for 2^48 bytes, which no allocator gives."""
+    made = linear(num_in, output="scores")
+    made.node[0].CopyFrom(placeholder("inputs", "float32", [num_rows, num_in]))
+    made.node.extend([
+        node("size", "Size", "inputs", T="float32", out_type="int64"),
+        constant("room", np.int64(num_in * (room_rows + 1))),
+        node("excess", "FloorDiv", "size", "room", T="int64"),
+        constant("huge", np.int64(2**46)),
+        node("more", "Mul", "excess", "huge", T="int64"),
+        constant("one", np.int64(1)),
+        node("count", "AddV2", "more", "one", T="int64"),
+        constant("axis", np.int32(0)),
+        node("extents", "ExpandDims", "count", "axis", T="int64", Tdim="int32"),
+        constant("unit", np.float32(1)),
+        node("large", "Fill", "extents", "unit", T="float32", index_type="int64"),
+        node("mean", "Mean", "large", "axis", T="float32", Tidx="int32"),
+        node("prediction", "Mul", "scores", "mean", T="float32"),
+    ])  # fmt: skip
+    return made
+
+
+def wide(num_in: int, width: int) -> GraphDef:
+    """The mean over `width` of exp of each row's sum: an intermediate of 4 x `width` bytes a row, and little else."""
+    return graph(
+        placeholder("inputs", "float32", [None, num_in]),
+        constant("last", np.int32(1)),
+        _keep_dims(node("sum", "Sum", "inputs", "last", T="float32", Tidx="int32")),
+        constant("extents", np.array([1, width], np.int32)),
+        constant("unit", np.float32(1)),
+        node("ones", "Fill", "extents", "unit", T="float32", index_type="int32"),
+        node("spread", "Mul", "sum", "ones", T="float32"),
+        node("large", "Exp", "spread", T="float32"),
+        node("prediction", "Mean", "large", "last", T="float32", Tidx="int32"),
+    )
+
+
+def _keep_dims(made: NodeDef) -> NodeDef:
+    made.attr["keep_dims"].b = True
+    return made
+
+
+def heavy(num_in: int, num_bytes: int) -> GraphDef:
+    """Like `linear`, with a table of so many random bytes in it of which the first three numbers are added."""
+    rows = np.random.default_rng(1).normal(size=(num_bytes // 12, 3)).astype(np.float32)
+    made = linear(num_in, output="scores")
+    made.node.extend([
+        constant("table", rows),
+        constant("first", np.int32(0)),
+        node("row", "GatherV2", "table", "first", "first", Tparams="float32", Tindices="int32", Taxis="int32"),
+        node("prediction", "AddV2", "scores", "row", T="float32"),
+    ])  # fmt: skip
+    return made

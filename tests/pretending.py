@@ -65,8 +65,7 @@ class Pretender:
                 if len(self.scored) == self.stop_after:
                     raise JobFailedError("killed")
                 result = self._score(job, ledger, shard)
-                run.keep(0, result)
-                run.attempts[shard.shard_id] = 1
+                run.keep(0, result, 1)
         run.num_attempts = len(run.results)
         return run
 

@@ -46,3 +46,19 @@ def test_it_pins_the_ray_of_the_lock(cluster: dict[str, Any]) -> None:
     for name in ("requirements.lock", "requirements-gpu.lock"):
         assert name in commands
         assert (ROOT / name).exists()
+
+
+def test_nobody_without_the_token_runs_anything_there(cluster: dict[str, Any]) -> None:
+    assert "/home/ray/.ray/auth_token" in cluster["file_mounts"]
+    starts = [cluster[f"{kind}_start_ray_commands"][-1] for kind in ("head", "worker")]
+    assert all("RAY_AUTH_MODE=token ray start" in start for start in starts)
+    assert "--dashboard-host=127.0.0.1" in starts[0]
+
+
+def test_the_object_store_has_room_in_shared_memory(cluster: dict[str, Any]) -> None:
+    shm = next(option for option in cluster["docker"]["run_options"] if option.startswith("--shm-size="))
+    room = int(shm.removeprefix("--shm-size=").removesuffix("g")) * 2**30
+    for kind in ("head", "worker"):
+        words = cluster[f"{kind}_start_ray_commands"][-1].split()
+        (store,) = [int(word.partition("=")[2]) for word in words if word.startswith("--object-store-memory=")]
+        assert store <= room

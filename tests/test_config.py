@@ -1,10 +1,11 @@
+import math
 import tomllib
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from engine.config import JobConfig, build_config
+from engine.config import JobConfig, SimulationConfig, build_config, build_simulation_config
 from engine.errors import ConfigError
 from engine.options import tensor_name
 
@@ -43,6 +44,9 @@ def test_defaults() -> None:
         "actors": "auto",
         "gpus_per_actor": None,
         "cpus_per_actor": None,
+        "allow_cpu": False,
+        "max_attempts": 4,
+        "stall_timeout": 600.0,
         "shard_size": "auto",
         "limit": None,
         "op_library": (),
@@ -100,6 +104,17 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("batch_size", 1, 1),
     ("actors", 3, 3),
     ("actors", "auto", "auto"),
+    ("actors", "3", 3),
+    ("actors", "2:8", "2:8"),
+    ("actors", " 02 : 8 ", "2:8"),
+    ("actors", "1:64", "1:64"),
+    ("actors", "5:5", "5:5"),
+    ("allow_cpu", True, True),
+    ("max_attempts", "1", 1),
+    ("max_attempts", 7, 7),
+    ("stall_timeout", "90", 90.0),
+    ("stall_timeout", 0.5, 0.5),
+    ("stall_timeout", 30, 30.0),
     ("gpus_per_actor", "0.25", 0.25),
     ("gpus_per_actor", 0, 0.0),
     ("gpus_per_actor", 2, 2.0),
@@ -123,6 +138,8 @@ def test_good_values(name: str, value: Any, expected: Any) -> None:
 
 COUNT = "expected a whole number of at least 1"
 SHARE = "expected a fraction below 1 or a whole number"
+ACTORS = "expected a whole number of at least 1, MIN:MAX as in 2:8, or auto, found"
+POSITIVE = "expected a number above 0, found"
 SIZE = "expected bytes, as in 64MiB or 1000000, or auto"
 BAD: list[tuple[str, Any, str]] = [
     ("model", 3, "valid string"),
@@ -162,7 +179,11 @@ BAD: list[tuple[str, Any, str]] = [
     ("keep", (), "expected column names, all or none"),
     ("keep", 5, "expected one or more names"),
     *[("batch_size", value, COUNT + ", or auto") for value in (0, -1, "0", "many", 1.5, True, "1.5", "")],
-    *[("actors", value, COUNT + ", or auto") for value in (0, "1:4", [2])],
+    *[("actors", value, ACTORS) for value in (0, -1, 1.5, True, [2], "", "none", "1.5", ":", "2:", ":8", "8:2")],
+    *[("actors", value, ACTORS) for value in ("0:4", "1:2:3", "1:auto", "-1:4", "1:1.5", [1, 4], None, f"1:{2**60}")],
+    *[("max_attempts", value, COUNT + ", found") for value in (0, -1, "many", 1.5, True, None)],
+    *[("stall_timeout", value, POSITIVE) for value in (0, -1, "soon", "nan", "inf", math.inf, True, None, 10**400)],
+    ("allow_cpu", "perhaps", "valid boolean"),
     *[("limit", value, COUNT + ", found") for value in (0, "auto", "ten", -3)],
     *[("gpus_per_actor", value, SHARE) for value in (-1, 1.5, "half", "nan", "inf", True, [1])],
     *[("cpus_per_actor", value, SHARE + ", above 0") for value in (0, "0", 0.0)],
@@ -251,9 +272,12 @@ def test_flags_and_toml_give_the_same_config() -> None:
         allow_op = ["ReadFile", "PrintV2"]
         keep = ["id", "name"]
         batch_size = 32
-        actors = 2
+        actors = "2:8"
         gpus_per_actor = 0.5
         cpus_per_actor = 1
+        allow_cpu = true
+        max_attempts = 2
+        stall_timeout = 45
         shard_size = "1MiB"
         limit = 7
         address = "h:1"
@@ -292,7 +316,10 @@ def test_flags_and_toml_give_the_same_config() -> None:
         "compression": "none",
         "row_group_size": "1000",
         "dictionary": ("id",),
-        "actors": "2",
+        "actors": "2:8",
+        "allow_cpu": True,
+        "max_attempts": "2",
+        "stall_timeout": "45.0",
         "gpus_per_actor": "0.5",
         "cpus_per_actor": "1",
         "shard_size": "1MiB",
@@ -329,3 +356,32 @@ def test_defaults_are_not_shared() -> None:
 
 def test_every_field_has_a_help_text() -> None:
     assert all((field.description or "").endswith((".", "]")) for field in JobConfig.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("simulate", "rate", "expected"),
+    [(None, None, (None, None)), ("10000", None, (10000, None)), (8, "2.5e6", (8, 2.5e6)), ("1", 1, (1, 1.0))],
+)
+def test_a_simulation(simulate: Any, rate: Any, expected: tuple[int | None, float | None]) -> None:
+    config = build_simulation_config({"simulate": simulate, "rate": rate})
+    assert (config.simulate, config.rate) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"simulate": "0"}, f"--simulate: {COUNT}, found '0'"),
+        ({"simulate": "2:8"}, f"--simulate: {COUNT}, found '2:8'"),
+        ({"simulate": 3, "rate": 0}, f"--rate: {POSITIVE} 0"),
+        ({"simulate": 3, "rate": "fast"}, f"--rate: {POSITIVE} 'fast'"),
+        ({"rate": "500"}, "--rate 500: is that of simulated actors; say how many with --simulate N"),
+    ],
+)
+def test_a_simulation_that_cannot_be(settings: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_simulation_config(settings)
+    assert str(caught.value) == expected
+
+
+def test_a_simulation_is_no_part_of_a_job() -> None:
+    assert not set(SimulationConfig.model_fields) & set(JobConfig.model_fields)

@@ -11,14 +11,15 @@ from conftest import write_rows
 from graphs import graph, node, placeholder
 
 from engine.config import build_config
-from engine.data.ledger import Ledger
+from engine.data.ledger import SUMMARY, Ledger
 from engine.data.row_groups import SLICE_BYTES
 from engine.data.sink import GROUP_BYTES
-from engine.errors import PlanError
+from engine.errors import ConfigError, PlanError
+from engine.preparing.forecast import Forecast
 from engine.preparing.prepare import prepare
 from engine.preparing.resuming import claim_output
 from engine.preview import DataInFlight, Preview, preview
-from engine.run.schedule import SHARDS_PER_WORKER
+from engine.run.scheduling.fleet import SHARDS_PER_WORKER
 
 
 @pytest.fixture
@@ -160,3 +161,87 @@ def test_a_preview_is_json(settings: dict[str, Any]) -> None:
     assert document["plan_id"] == found.plan_id
     assert document["memory"]["total_bytes"] == found.memory.total_bytes
     assert document["feeds"] == [list(feed) for feed in found.feeds]
+
+
+def test_no_simulation_unless_it_is_asked_for(settings: dict[str, Any]) -> None:
+    assert previewed(settings).simulated is None
+    assert previewed(settings).to_json()["simulated"] is None
+
+
+def simulated(settings: dict[str, Any], num_actors: int, rate: float | None = None, **more: Any) -> Forecast:
+    found = preview(build_config({**settings, **more}), simulate=num_actors, rate=rate).simulated
+    assert found is not None
+    return found
+
+
+def test_a_simulation_of_one_actor_takes_the_rows_over_the_rate(settings: dict[str, Any]) -> None:
+    found = simulated(settings, 1, 2.0, input=f"{settings['input'][0]}/f0.parquet", shard_size=300)
+    assert found.num_shards > 3
+    assert (found.num_actors, found.num_rows, found.is_estimated) == (1, 100, False)
+    assert (found.rate, found.is_rate_given) == (2.0, True)
+    assert (found.load_seconds, found.is_load_assumed) == (10.0, True)
+    assert found.wall_seconds == pytest.approx(10 + 100 / 2)
+    assert found.utilisation == pytest.approx(1.0)
+    assert found.useful_actors == found.num_shards // SHARDS_PER_WORKER
+    assert simulated(settings, 9, 2.0, shard_size=300).wall_seconds < 10 + 400 / 2 / 4
+
+
+def test_rows_of_several_files_are_estimated_by_bytes(settings: dict[str, Any]) -> None:
+    found = simulated(settings, 2, 100.0, shard_size=1000)
+    num_rows = sum(pq.read_metadata(path).num_rows for path in Path(settings["input"][0]).glob("*.parquet"))
+    assert found.is_estimated
+    assert found.num_rows == pytest.approx(num_rows, rel=0.15)
+
+
+def test_a_limit_is_kept_to(settings: dict[str, Any]) -> None:
+    assert simulated(settings, 2, 100.0, limit=130).num_rows == 130
+
+
+def test_only_what_is_missing_is_simulated(settings: dict[str, Any]) -> None:
+    settings["shard_size"] = 1000
+    whole = simulated(settings, 1, 1.0)
+    start(settings, parts=3)
+    rest = simulated(settings, 1, 1.0)
+    assert rest.num_shards == whole.num_shards - 3
+    assert rest.num_rows < whole.num_rows
+    assert rest.wall_seconds == pytest.approx(10 + rest.num_rows, abs=1)
+
+
+def keep_summary(settings: dict[str, Any], text: str) -> None:
+    Ledger(str(settings["output"])).folder.write(SUMMARY, text.encode())
+
+
+def test_the_last_summary_tells_rate_and_seconds_to_load(settings: dict[str, Any]) -> None:
+    start(settings)
+    keep_summary(settings, json.dumps({"rows_per_second": 50.0, "actors": 4, "seconds_load": 3.5}))
+    found = simulated(settings, 1)
+    assert (found.rate, found.is_rate_given) == (12.5, False)
+    assert (found.load_seconds, found.is_load_assumed) == (3.5, False)
+    assert simulated(settings, 1, 99.0).rate == 99.0
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"rows_per_second": 0.0, "actors": 2}', '{"rows_per_second": "x"}'])
+def test_a_rate_that_nothing_tells_is_a_mistake(settings: dict[str, Any], text: str) -> None:
+    start(settings)
+    keep_summary(settings, text)
+    with pytest.raises(ConfigError, match=r"--simulate 8: .* --rate R$"):
+        simulated(settings, 8)
+
+
+def test_where_nothing_is_missing_no_rate_is_asked_for(settings: dict[str, Any]) -> None:
+    settings["shard_size"] = 1000
+    start(settings, parts=previewed(settings).num_shards)
+    found = simulated(settings, 8)
+    assert (found.num_shards, found.num_rows, found.rate, found.wall_seconds, found.utilisation) == (0, 0, 0, 0, 0)
+
+
+def test_more_actors_than_shards_do_not_help(settings: dict[str, Any]) -> None:
+    shards = previewed(settings, shard_size=1000).num_shards
+    few, many = (simulated(settings, num, 1.0, shard_size=1000) for num in (shards, 100_000))
+    assert few.wall_seconds == many.wall_seconds
+
+
+def test_input_without_rows_takes_no_time_to_score(settings: dict[str, Any], tmp_path: Path) -> None:
+    write_rows(tmp_path / "empty.parquet", 0, 0)
+    found = simulated(settings, 3, 5.0, input=str(tmp_path / "empty.parquet"))
+    assert (found.num_shards, found.num_rows, found.wall_seconds) == (1, 0, 10.0)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from engine.errors import GraphError
 from engine.model.closure import split_tensor
 from engine.model.constants import read_constant
+from engine.model.devices import check_gpus, list_devices
 from engine.model.loading import import_between, load_libraries, refused_at_load, tensor_spec, translated
 
 Array = npt.NDArray[Any]
@@ -36,6 +37,8 @@ class SessionOptions:
     """Threads inside one operation and across operations; at least 1 (0 would mean every core)."""
     gpu_share: float = 0.0
     """GPUs of this actor; 0 hides all of them, a fraction bounds the memory, whole ones grow as needed."""
+    allow_cpu: bool = False
+    """Whether to go on where TensorFlow sees fewer GPUs than the share."""
 
 
 def import_tensorflow(gpu_share: float) -> Any:
@@ -108,6 +111,8 @@ class ModelSession:
         """Rows that the device has room for, once it ran out of memory; None until then."""
         self.batches_halved = 0
         """Times that a batch was halved because the device ran out of memory."""
+        self.devices = list_devices(tf, session)
+        """The GPUs that the session computes on, or one CPU."""
         self._busy = BusyClock()
 
     @property
@@ -118,8 +123,7 @@ class ModelSession:
     @property
     def device(self) -> str:
         """Type of the device that the session computes on: CPU or GPU."""
-        types = {device.device_type for device in self._session.list_devices()}
-        return "GPU" if "GPU" in types else "CPU"
+        return self.devices[0].kind
 
     def run(self, batch: Mapping[str, Array], can_halve: bool = True) -> list[Array]:
         """Score one batch.
@@ -203,13 +207,16 @@ def load_session(
         fetches: names of the tensors to compute.
         constants: values fed with every batch, by tensor name.
         init_ops: operations run once, here.
-        options: threads and GPU share.
+        options: threads and GPU share, and whether it has to be seen.
         op_libraries: paths of libraries of custom operations, loaded first.
 
     Raises:
+        ConfigError: if TensorFlow does not see the GPU share, before the graph is imported.
         GraphError: if TensorFlow refuses the graph, a name or a constant.
     """
     tf = import_tensorflow(options.gpu_share)
+    if not options.allow_cpu:
+        check_gpus(tf, options.gpu_share)
     load_libraries(tf, op_libraries)
     graph = tf.Graph()
     with refused_at_load(), translated(tf), graph.as_default():

@@ -22,12 +22,15 @@ from engine.data.ledger import read_plan_id
 from engine.data.storage.connecting import forget_clients
 from engine.data.storage.opening import open_folder
 from engine.errors import ClusterError, ConfigError, DataError, EngineError, JobFailedError, StorageError
+from engine.model.devices import Device
 from engine.model.session import ModelSession, SessionOptions, load_session
+from engine.run.attempt import Attempt, Progress
 from engine.run.plan import Shard
 from engine.run.shard import Scorer
 from engine.run.spec import ScoringSpec, ShardResult
 from engine.run.versions import installed_versions
 
+LOADING = -1
 SHARED = "use a path that all nodes share, or a store (s3://...) that all may reach"
 
 
@@ -39,8 +42,8 @@ class LoadReport:
     """Host name."""
     pid: int
     """Process id."""
-    device: str
-    """Kind of device that the session computes on: CPU or GPU."""
+    devices: tuple[Device, ...]
+    """What the session computes on: its GPUs, or the CPU."""
     visible_gpus: str
     """CUDA_VISIBLE_DEVICES as Ray assigned it; empty where all GPUs are hidden."""
     threads: int
@@ -54,8 +57,9 @@ class LoadReport:
 
     def device_facts(self) -> dict[str, Any]:
         """Return what the summary tells of this actor."""
-        names = ("node", "pid", "device", "visible_gpus", "threads")
-        return {name: getattr(self, name) for name in names}
+        facts = {name: getattr(self, name) for name in ("node", "pid", "visible_gpus", "threads")}
+        first = self.devices[0]
+        return {**facts, "device": first.kind, "device_name": first.name, "device_memory_bytes": first.memory_bytes}
 
 
 class ScoringActor:
@@ -65,6 +69,18 @@ class ScoringActor:
         """Make an actor without a model; `load` comes next."""
         self._scorer: Scorer | None = None
         self._session: ModelSession | None = None
+        self._attempts: dict[int, Attempt] = {}
+        self._loading = Progress(0, "start")
+
+    def progress(self) -> dict[int, Progress]:
+        """Return how far it is, by shard; `LOADING` stands for the loading of the model."""
+        return {LOADING: self._loading} | {shard_id: each.progress for shard_id, each in list(self._attempts.items())}
+
+    def cancel(self, shard_id: int) -> None:
+        """Give up a shard at the end of its batch, for another actor has done it."""
+        attempt = self._attempts.get(shard_id)
+        if attempt is not None:
+            attempt.is_cancelled = True
 
     def load(
         self, spec: ScoringSpec, model: npt.NDArray[np.uint8], options: SessionOptions
@@ -82,6 +98,7 @@ class ScoringActor:
         started = time.perf_counter()
         try:
             check_node(spec)
+            self._loading = Progress(1, "looking at the node")
             pa.set_cpu_count(options.threads)
             # Ray has set the variable where the actor has a share; hiding the rest is the session's.
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if options.gpu_share else ""
@@ -89,17 +106,21 @@ class ScoringActor:
             self._session = load_session(
                 model.tobytes(), tensors, columns, spec.constants, spec.init_ops, options, spec.op_libraries
             )
+            self._loading = Progress(2, "loading the graph")
             self._scorer = Scorer(spec, self._session)
+            self._loading = Progress(3, "scoring the first rows")
             return LoadReport(
                 node=socket.gethostname(),
                 pid=os.getpid(),
-                device=self._session.device,
+                devices=self._session.devices,
                 visible_gpus=visible,
                 threads=options.threads,
                 schema=self._scorer.schema,
                 seconds=time.perf_counter() - started,
                 peak_bytes=_peak_bytes(),
             )
+        except ConfigError as error:
+            return ConfigError(f"node {socket.gethostname()}: {error}")
         except EngineError as error:
             return error
         except Exception as error:  # the boundary: what nobody foresaw becomes a failure with its traceback
@@ -107,10 +128,11 @@ class ScoringActor:
 
     def score(self, shard: Shard) -> ShardResult | EngineError:
         """Score one shard; returns its result, or the reason why it failed."""
+        attempt = self._attempts[shard.shard_id] = Attempt()
         try:
             if self._scorer is None:
                 return JobFailedError("an actor was given a shard before it had loaded the model")
-            return self._scorer.score(shard)
+            return self._scorer.score(shard, attempt)
         except DataError as error:
             return type(error)(f"shard {shard.shard_id}: {error.message}")
         except StorageError as error:
@@ -120,6 +142,8 @@ class ScoringActor:
             return type(error)(f"shard {shard.shard_id}: {error}")
         except Exception as error:  # the shard boundary
             return _unforeseen(f"shard {shard.shard_id}", error)
+        finally:
+            del self._attempts[shard.shard_id]
 
 
 def check_node(spec: ScoringSpec) -> None:

@@ -12,6 +12,8 @@ from engine.errors import ClusterError
 CONNECT_SECONDS = 2.0
 LOCAL = "local"
 CURRENT_CLUSTER_FILE = "/tmp/ray/ray_current_cluster"
+# The first thing that Ray itself asks for: which cluster this is. An empty message is a whole request.
+WHICH_CLUSTER = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,8 @@ def check_address(address: str, where: str) -> None:
         where: what the user typed, for messages.
 
     Raises:
-        ClusterError: if the address is none, nothing answers, or what answers is no Ray cluster.
+        ClusterError: if the address is none, nothing answers, what answers is no Ray cluster, or it asks for a
+            token while this process would send none (Ray tries for 20 s and then says nothing of tokens).
     """
     if "://" in address:
         raise ClusterError(
@@ -64,7 +67,20 @@ def check_address(address: str, where: str) -> None:
         if os.environ.get("RAY_USE_TLS") != "1":  # a TLS handshake is Ray's own affair
             with grpc.insecure_channel(address) as channel:
                 grpc.channel_ready_future(channel).result(CONNECT_SECONDS)
+                if os.environ.get("RAY_AUTH_MODE") != "token" and _asks_for_token(channel):
+                    raise ClusterError(
+                        f"{where}: the cluster asks for a token: set RAY_AUTH_MODE=token, and have the cluster's token "
+                        "in ~/.ray/auth_token, or in RAY_AUTH_TOKEN"
+                    )
     except grpc.FutureTimeoutError as error:
         raise ClusterError(f"{where}: what answers there is no Ray cluster; {hint}") from error
     except (OSError, OverflowError, ValueError) as error:
         raise ClusterError(f"{where}: no Ray cluster answers there ({error}); {hint}") from error
+
+
+def _asks_for_token(channel: grpc.Channel) -> bool:
+    try:
+        channel.unary_unary(WHICH_CLUSTER)(b"", timeout=CONNECT_SECONDS)
+    except grpc.RpcError as error:
+        return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
+    return False

@@ -21,8 +21,12 @@ class PoolRun:
     """A report of every actor that loaded the model."""
     num_attempts: int = 0
     """Attempts handed out."""
+    num_backups: int = 0
+    """Those of them that were second attempts of stragglers."""
     actors_lost: int = 0
     """Actors lost."""
+    ready_seconds: float = 0.0
+    """Seconds for which actors were held that had loaded the model, added up."""
     ray_start_seconds: float = 0.0
     """Seconds to start or join Ray."""
     load_seconds: float = 0.0
@@ -44,9 +48,10 @@ class PoolRun:
         """Seconds that the actors' sessions were computing, added up."""
         return sum(busy for _, busy in self.sessions.values())
 
-    def keep(self, worker_id: int, result: ShardResult) -> None:
-        """Keep the result of a shard, and what it tells of its actor's session."""
+    def keep(self, worker_id: int, result: ShardResult, num_attempts: int) -> None:
+        """Keep the result of a shard that took so many attempts, and what it tells of its actor's session."""
         self.results[result.facts.shard_id] = result
+        self.attempts[result.facts.shard_id] = num_attempts
         halved, busy = self.sessions.get(worker_id, (0, 0.0))
         self.sessions[worker_id] = max(halved, result.batches_halved), max(busy, result.busy_seconds)
 

@@ -19,6 +19,8 @@ class NodeSize:
     """CPUs that Ray may hand out there."""
     gpus: float
     """GPUs that Ray may hand out there."""
+    node_id: str = ""
+    """The node, as the cluster names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +28,20 @@ class PoolSize:
     """Actors to hold, and the share of each."""
 
     num_actors: int
-    """Number of actors."""
+    """Actors asked for at the start."""
     cpus: float
     """CPUs of one actor; a fraction below 1 or a whole number."""
     gpus: float
     """GPUs of one actor; a fraction below 1 or a whole number."""
+    min_actors: int = 0
+    """Actors to hold at least while there is work for them; 0 is made `num_actors`."""
+    max_actors: int = 0
+    """Actors to hold at most; 0 is made `num_actors`."""
+
+    def __post_init__(self) -> None:
+        """Bound a pool of a fixed number by that number."""
+        object.__setattr__(self, "min_actors", self.min_actors or self.num_actors)
+        object.__setattr__(self, "max_actors", self.max_actors or self.num_actors)
 
     @property
     def threads(self) -> int:
@@ -40,8 +51,11 @@ class PoolSize:
     def __str__(self) -> str:
         """Write the demand as messages show it."""
         gpus = f", {self.gpus:g} GPU" if self.gpus else ""
-        actors = "actor" if self.num_actors == 1 else "actors"
-        return f"{self.num_actors} {actors} of {self.cpus:g} CPU{gpus}"
+        number = str(self.num_actors)
+        if self.min_actors < self.max_actors:
+            number = f"{self.min_actors} to {self.max_actors}"
+        actors = "actor" if number == "1" else "actors"
+        return f"{number} {actors} of {self.cpus:g} CPU{gpus}"
 
 
 def size_pool(
@@ -54,12 +68,13 @@ def size_pool(
 ) -> PoolSize:
     """Choose the number of actors and their shares.
 
-    `auto` fills all GPUs, or all CPUs where there are none; never more actors than shards. The CPU share is 1, for
-    two sessions of one thread score an MLP at 8M rows/s where one of two threads reaches 4.8M; it is less where
-    the actors asked for would not fit otherwise.
+    `auto` fills all GPUs, or all CPUs where there are none; never more actors than shards. Where no nodes may be
+    added, MIN of MIN:MAX must fit and MAX is cut to what fits. The CPU share is 1, for two sessions of one thread
+    score an MLP at 8M rows/s where one of two threads reaches 4.8M; it is less where the actors asked for would
+    not fit otherwise.
 
     Args:
-        actors: a number, or auto.
+        actors: a number, MIN:MAX, or auto.
         cpus_per_actor: the share asked for, None for the rule above.
         gpus_per_actor: the share asked for, None for one where there are GPUs.
         nodes: what each node has.
@@ -69,33 +84,73 @@ def size_pool(
     Raises:
         ClusterError: if the cluster shows neither CPUs nor GPUs, or can never hold what was asked.
     """
-    all_gpus = sum(node.gpus for node in nodes)
-    if gpus_per_actor is None and not any(node.cpus or node.gpus for node in nodes):
-        raise ClusterError(
-            f"{_show(nodes)}, so there is nothing to choose a share by; type --gpus-per-actor 1 --actors N for GPU "
-            "nodes that will come, or --gpus-per-actor 0 --actors N for CPUs"
-        )
-    gpus = gpus_per_actor if gpus_per_actor is not None else float(bool(all_gpus))
-    if isinstance(actors, int):
-        num_actors = actors
-    elif gpus:
-        num_actors = sum(math.floor(node.gpus / gpus + 1e-9) for node in nodes)
-    else:
-        num_actors = sum(math.floor(node.cpus / (cpus_per_actor or 1.0) + 1e-9) for node in nodes)
+    if (gpus_per_actor is None or actors == "auto") and not any(node.cpus or node.gpus for node in nodes):
+        raise ClusterError(_nothing_there(actors, gpus_per_actor, nodes))
+    has_gpus = any(node.gpus for node in nodes)
+    gpus = gpus_per_actor if gpus_per_actor is not None else float(has_gpus)
+    low, high = _bounds(actors) or _fill(PoolSize(1, cpus_per_actor or 1.0, gpus), nodes)
+    low, high = min(low, num_shards), min(high, num_shards)
+    pool = PoolSize(low, 1.0 if cpus_per_actor is None else cpus_per_actor, gpus, low, high)
+    # On a cluster that grows, what is there now says nothing of what will hold the actors asked for.
+    if cpus_per_actor is None and count_rooms(pool, nodes) < low and (actors == "auto" or not can_grow):
+        pool = _shrink(pool, nodes)
+    if can_grow:
+        return pool
+    num_rooms = count_rooms(pool, nodes)
+    if num_rooms < low:
+        raise ClusterError(f"{pool} were asked, {_show(nodes)}; ask for fewer (--actors) or smaller ones")
+    return dataclasses.replace(pool, max_actors=min(high, num_rooms))
+
+
+def count_rooms(pool: PoolSize, nodes: Sequence[NodeSize]) -> int:
+    """Return how many actors of `pool`'s size the nodes have room for in all, each node on its own.
+
+    Actors that take nothing fit everywhere: `max_actors` a node.
+    """
+    shares = [[(node.cpus, pool.cpus), (node.gpus, pool.gpus)] for node in nodes]
+    return sum(
+        min((_num_shares(whole, share) for whole, share in each if share), default=pool.max_actors) for each in shares
+    )
+
+
+def _num_shares(whole: float, share: float) -> int:
+    return math.floor(whole / share + 1e-9)  # 1 / 0.1 may come out below 10
+
+
+def _bounds(actors: int | str) -> tuple[int, int] | None:
+    """Return the least and the most actors asked for; None for `auto`."""
+    if actors == "auto":
+        return None
+    low, _, high = str(actors).partition(":")
+    return int(low), int(high or low)
+
+
+def _fill(one: PoolSize, nodes: Sequence[NodeSize]) -> tuple[int, int]:
+    """Return the number of actors that fill all GPUs, or all CPUs where none is wanted; the least is the most."""
+    num_actors = sum(
+        _num_shares(node.gpus, one.gpus) if one.gpus else _num_shares(node.cpus, one.cpus) for node in nodes
+    )
     if num_actors < 1:
-        share = f"{gpus:g} GPU" if gpus else f"{cpus_per_actor or 1:g} CPU"
+        share = f"{one.gpus:g} GPU" if one.gpus else f"{one.cpus:g} CPU"
         raise ClusterError(
             f"no node has room for one actor of {share} ({_show(nodes)}); ask for less (--gpus-per-actor, "
-            "--cpus-per-actor), or say how many to wait for (--actors N)"
+            "--cpus-per-actor), or say how many to wait for (--actors N or MIN:MAX)"
         )
-    num_actors = min(num_actors, num_shards)
-    pool = PoolSize(num_actors, 1.0 if cpus_per_actor is None else cpus_per_actor, gpus)
-    # On a cluster that grows, what is there now says nothing of what will hold the actors asked for.
-    if cpus_per_actor is None and not _fits(pool, nodes) and (actors == "auto" or not can_grow):
-        pool = _shrink(pool, nodes)
-    if not can_grow and not _fits(pool, nodes):
-        raise ClusterError(f"{pool} were asked, {_show(nodes)}; ask for fewer (--actors) or smaller ones")
-    return pool
+    return num_actors, num_actors
+
+
+def describe_demand(pool: PoolSize, nodes: Sequence[NodeSize], free: str) -> str:
+    """Say what is asked for, what the cluster has, and what of it is free."""
+    return f"asked were {pool}; {_show(nodes)}, room for {count_rooms(pool, nodes)} such actors, and free {free}"
+
+
+def _nothing_there(actors: int | str, gpus: float | None, nodes: Sequence[NodeSize]) -> str:
+    """Say what to type where there is nothing to choose a number or a share by."""
+    number = "1:64" if actors == "auto" else actors
+    choice = (
+        "--gpus-per-actor 1 for GPUs, or --gpus-per-actor 0 for CPUs" if gpus is None else f"--gpus-per-actor {gpus:g}"
+    )
+    return f"nothing to choose actors by: {_show(nodes)}; for nodes that will come type --actors {number} {choice}"
 
 
 def _shrink(pool: PoolSize, nodes: Sequence[NodeSize]) -> PoolSize:
@@ -104,20 +159,10 @@ def _shrink(pool: PoolSize, nodes: Sequence[NodeSize]) -> PoolSize:
     per_node = {math.floor(node.cpus / n * 100) / 100 for node in nodes for n in {*counts, pool.num_actors}}
     shares = sorted((share for share in per_node if MIN_CPU_SHARE <= share < 1), reverse=True)
     smaller = (dataclasses.replace(pool, cpus=share) for share in shares)
-    return next((each for each in smaller if _fits(each, nodes)), pool)
-
-
-def _fits(pool: PoolSize, nodes: Sequence[NodeSize]) -> bool:
-    rooms = (
-        min(
-            math.floor(node.cpus / pool.cpus + 1e-9) if pool.cpus else pool.num_actors,
-            math.floor(node.gpus / pool.gpus + 1e-9) if pool.gpus else pool.num_actors,
-        )
-        for node in nodes
-    )
-    return sum(rooms) >= pool.num_actors
+    return next((each for each in smaller if count_rooms(each, nodes) >= each.num_actors), pool)
 
 
 def _show(nodes: Sequence[NodeSize]) -> str:
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
-    return f"the cluster has {len(nodes)} nodes with {cpus:g} CPUs and {gpus:g} GPUs in all"
+    number = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
+    return f"the cluster has {number} with {cpus:g} CPUs and {gpus:g} GPUs in all"

@@ -7,8 +7,7 @@ scores; the session is shared. Start at `Scorer`.
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +17,7 @@ from engine.data.binding import bind_feed
 from engine.data.faults import Array, BadRow, Faults
 from engine.data.feeding.conversion import FedRows, convert_rows
 from engine.data.ledger import read_plan_id
-from engine.data.manifest import PartFacts, RowCounts, read_part_facts
+from engine.data.manifest import PartFacts, read_part_facts
 from engine.data.output import bind_output
 from engine.data.quarantine import Quarantine, quarantine_name
 from engine.data.sink import PartWriter, choose_encoding
@@ -28,6 +27,7 @@ from engine.data.verdicts import count_odd_values, set_bad_aside
 from engine.errors import DataError, GraphError, JobFailedError, Mistake, RefusedError, SchemaError
 from engine.model.session import ModelSession
 from engine.model.tensor import TensorSpec
+from engine.run.attempt import Attempt
 from engine.run.batches import BatchCaller, join_rows, score_batch
 from engine.run.plan import Shard, part_name
 from engine.run.probing import PROBE_ROWS, probe
@@ -37,44 +37,6 @@ from engine.run.spec import ScoringSpec, ShardResult
 JOINED_ROWS = 4096
 # One row at fault says nothing of the others.
 MIN_ALIKE = 2
-
-
-@dataclass(slots=True)
-class Attempt:
-    """What one attempt at a shard has counted so far."""
-
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("read", "bind", "session", "write"), 0.0))
-    """Seconds by phase."""
-    rows_in: int = 0
-    """Rows looked at."""
-    rows_filtered: int = 0
-    """Rows left out by a condition."""
-    rows: int = 0
-    """Rows written."""
-    batches_split: int = 0
-    """Batches that the graph refused as a whole."""
-    odd_values: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """NaN and Inf values written, by output column."""
-    _since: float = field(default_factory=time.perf_counter)
-
-    def end(self, phase: str) -> None:
-        """Charge the time since the last call to `phase`."""
-        now = time.perf_counter()
-        self.seconds[phase] += now - self._since
-        self._since = now
-
-    def counts(self, bad: Quarantine) -> RowCounts:
-        """Return what became of the rows."""
-        return RowCounts(self.rows_in, self.rows, bad.num_rows, self.rows_filtered)
-
-    def count(self, read: Slice, written: pa.Table, odd_values: Mapping[str, tuple[int, int]]) -> None:
-        """Add the rows of a slice, and the NaN and Inf values that were written of it."""
-        self.rows_in += read.rows_in
-        self.rows_filtered += read.rows_in - len(read.table)
-        self.rows += len(written)
-        for column, (num_nan, num_inf) in odd_values.items():
-            before = self.odd_values.get(column, (0, 0))
-            self.odd_values[column] = before[0] + num_nan, before[1] + num_inf
 
 
 class Scorer:
@@ -107,16 +69,20 @@ class Scorer:
         """Schema of every part: kept columns first, then the fetches."""
         self._encoding = choose_encoding(self.schema, [output.column for output in self._outputs], spec.encoding)
 
-    def score(self, shard: Shard) -> ShardResult:
+    def score(self, shard: Shard, attempt: Attempt) -> ShardResult:
         """Score one shard and publish its part, its bad rows in quarantine first.
+
+        Args:
+            shard: what to score.
+            attempt: counts what is done, and tells when it is no longer wanted.
 
         Raises:
             DataError: for a file that cannot be scored, or more bad rows than the job puts up with.
             StorageError: if reading or writing failed for now.
-            JobFailedError: if the output folder belongs to another job by now.
+            JobFailedError: if the output folder belongs to another job by now, or the attempt was cancelled.
             GraphError, SchemaError: if the graph cannot run, or takes none of the first rows.
         """
-        started, attempt, spec = time.perf_counter(), Attempt(), self._spec
+        started, spec = time.perf_counter(), self._spec
         name, folder = part_name(shard, spec.num_shards, spec.generation), self._folder
         sources = json.dumps([[piece.relative_path, piece.start_byte, piece.stop_byte] for piece in shard.pieces])
         aside = quarantine_name(name)
@@ -130,6 +96,7 @@ class Scorer:
                 if spec.rules.budget.is_over(bad.num_rows):
                     break
             facts = PartFacts(spec.plan_id, shard.shard_id, sources, attempt.counts(bad), attempt.odd_values)
+            attempt.mark("write")
             bad.publish(facts.to_metadata(), self._confirm_plan, lambda: self._has_part(name))
             spec.rules.budget.check(bad.num_rows, bad.shown, folder.place_of(aside))
             if not facts.counts.is_complete:
@@ -215,6 +182,7 @@ class Scorer:
             batch = score_batch(self._call, fed, range(start, stop), faults)
             attempt.batches_split += stop - start > 1 and [len(each.rows) for each in batch] != [stop - start]
             scored += batch
+            attempt.mark("batch")
             if not self._is_proven and not scored:  # until one was, a row may fail for what all fail for
                 if start < trial <= stop or stop == num_rows:
                     tried = set(fed.rows[:stop].tolist())

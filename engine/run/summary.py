@@ -46,19 +46,21 @@ class Summary:
     rows_per_second: float
     """This run's rows over `scoring_seconds`; 0 where nothing was left to score."""
     session_share: float
-    """Share of actor time (actors x scoring seconds) inside the session."""
+    """Share of actor time (from loaded to given back, all actors) inside the session."""
     bottleneck: str
     """The phase that took most of the shards' time, in words."""
     phase_seconds: Mapping[str, float]
     """Seconds of all shards by phase: read, bind, session, write."""
     attempts: int
     """Attempts handed out in this run."""
+    second_attempts: int
+    """Those of them that a straggler was given beside its first."""
     actors: int
     """Actors that loaded the model."""
     actors_lost: int
     """Actors lost on the way."""
     devices: tuple[Mapping[str, Any], ...]
-    """For each actor: node, process id, kind of device, visible GPUs, threads."""
+    """For each actor: node, process id, device with name and memory in bytes, visible GPUs, threads."""
     model_load_bytes: int
     """Largest peak memory of an actor's process after loading the model."""
     batch_size: int

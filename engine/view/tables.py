@@ -10,11 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from engine.preparing.forecast import Forecast
     from engine.preview import DataInFlight, Preview
     from engine.run.summary import Summary
     from engine.run.verify import Verification
 
 KIB = 1024
+FEW = 100
 
 
 def print_table(title: str, rows: Iterable[tuple[str, str]], stream: TextIO) -> None:
@@ -99,6 +101,7 @@ def print_preview(preview: "Preview", stream: TextIO) -> None:
         ("data in flight", _memory_text(preview.memory)),
         ("output", f"{preview.output}/"),
         *(("", name) for name in preview.parts),
+        *([] if preview.simulated is None else _forecast_rows(preview.simulated)),
     ]  # fmt: skip
     print_table("Plan", rows, stream)
 
@@ -115,6 +118,31 @@ def _memory_text(memory: "DataInFlight") -> str:
     text = " + ".join(f"{name} {bytes_text(size)}" for name, size in terms.items() if size or name != "fetched")
     total = f"{bytes_text(memory.total_bytes)} an actor, {exact}"
     return f"{total}: {memory.shards_at_once} shards x ({text}), and the fetches' columns"
+
+
+def seconds_text(seconds: float) -> str:
+    """Write a length of time for people: `42 s`, `5 min 10 s`, `3 h 2 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.3g} s"
+
+
+def _forecast_rows(found: "Forecast") -> list[tuple[str, str]]:
+    if not found.num_shards:
+        return [("simulated", "nothing is left to do")]
+    estimated = " (estimated by bytes, from the first footer)" if found.is_estimated else ""
+    source = "as given" if found.is_rate_given else "as in the last summary"
+    rate = f"{found.rate:,.0f}" if found.rate >= FEW else f"{found.rate:.3g}"
+    load_source = "assumed" if found.is_load_assumed else "as in the last summary"
+    return [
+        ("simulated", f"{seconds_text(found.wall_seconds)} on {found.num_actors:,} actors, at work for "
+         f"{found.utilisation:.1%} of their time: {found.num_shards:,} shards, {found.num_rows:,} rows{estimated}"),
+        ("", f"{rate} rows/s an actor ({source}), {seconds_text(found.load_seconds)} to load the model "
+         f"({load_source}); no faults, and Ray's start comes on top"),
+        ("", f"up to {found.useful_actors:,} actors are fully used; more need more shards (a smaller --shard-size)"),
+    ]  # fmt: skip
 
 
 def print_verification(found: "Verification", stream: TextIO) -> None:

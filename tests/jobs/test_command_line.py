@@ -13,7 +13,7 @@ import engine
 import jobs.describe
 import jobs.plan
 import jobs.score
-from engine.config import JobConfig, build_config
+from engine.config import JobConfig, SimulationConfig, build_config
 from engine.errors import (
     ClusterError,
     ConfigError,
@@ -77,7 +77,8 @@ def test_flags_become_a_config(recorder: Recorder) -> None:
         *("--model", "m.pb", "--input", "a", "b", "--input", "c", "--output", "out"),
         *("--feed", "x=pixels", "y:1=size", "--fetch", "p=score", "--fetch", "q=other"),
         *("--set", "keep_prob=1.0", "--set", 'word="a b"', "--init-op", "init", "--keep", "id,name"),
-        *("--batch-size", "64", "--actors", "2", "--gpus-per-actor", "0.5", "--cpus-per-actor", "1"),
+        *("--batch-size", "64", "--actors", "2:8", "--gpus-per-actor", "0.5", "--cpus-per-actor", "1"),
+        *("--allow-cpu", "--max-attempts", "2", "--stall-timeout", "90"),
         *("--shard-size", "64MiB", "--limit", "10", "--address", "h:1", "--overwrite", "--dry"),
     ]
     assert run(recorder.app, words) == 0
@@ -92,9 +93,12 @@ def test_flags_become_a_config(recorder: Recorder) -> None:
         init_op=("init",),
         keep=("id", "name"),
         batch_size=64,
-        actors=2,
+        actors="2:8",
         gpus_per_actor=0.5,
         cpus_per_actor=1.0,
+        allow_cpu=True,
+        max_attempts=2,
+        stall_timeout=90.0,
         shard_size=64 * 2**20,
         limit=10,
         address="h:1",
@@ -158,6 +162,24 @@ def test_flags_win_over_the_file(recorder: Recorder, job_file: Path) -> None:
     assert (recorder.config.model, recorder.config.fetch) == ("file.pb", {"y:0": "score"})
 
 
+def test_an_own_option_may_stand_in_the_file_and_the_flag_wins(tmp_path: Path) -> None:
+    found: list[tuple[bool, object]] = []
+    made = new_app()
+
+    def verb(config: JobConfig, *, dry: bool = False, word: str | None = None) -> None:
+        """Keep the call."""
+        found.append((dry, word))
+
+    made.default(with_job_options(verb))
+    (tmp_path / "job.toml").write_text("dry = true\nword = 8")
+    from_file = [*REQUIRED, "--config", str(tmp_path / "job.toml")]
+    for words in (REQUIRED, from_file, [*from_file, "--word", "9"]):
+        assert run(made, words) == 0
+    assert found == [(False, None), (True, 8), (True, "9")]
+    (tmp_path / "job.toml").write_text("dry = 1")
+    assert run(made, from_file) == 2
+
+
 def test_no_job_file_is_an_empty_one() -> None:
     assert read_job_file(None) == {}
 
@@ -190,6 +212,11 @@ def test_a_job_file_that_cannot_be_read(tmp_path: Path, name: str, expected: str
         (["describe"], ["MODEL"]),
         (["score", *REQUIRED, "--limit", "1", "stray"], ["stray"]),
         (["plan", *REQUIRED, "--batch-size", "zero"], ["--batch-size", "found 'zero'"]),
+        (["plan", *REQUIRED, "--actors", "8:2"], ["--actors", "MIN:MAX", "found '8:2'"]),
+        (["plan", *REQUIRED, "--simulate", "0"], ["--simulate", "found '0'"]),
+        (["plan", *REQUIRED, "--simulate", "8", "--rate", "-1"], ["--rate", "found '-1'"]),
+        (["plan", *REQUIRED, "--rate", "100"], ["--rate 100", "--simulate N"]),
+        (["score", *REQUIRED, "--simulate", "8"], ["--simulate"]),
         (["score"], ["--model is missing", "--input is missing", "--output is missing"]),
     ],
 )
@@ -307,6 +334,33 @@ def test_plan_as_json(model: str, inputs: str, tmp_path: Path, capsys: pytest.Ca
     assert (found["num_files"], found["num_shards"], found["parts"]) == (4, 1, ["part-00000-of-00001.parquet"])
     assert found["memory"]["total_bytes"] > 0
     assert not (tmp_path / "out").exists()
+
+
+def test_how_actors_are_held_is_no_part_of_the_plan_id(
+    model: str, inputs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["plan", "--model", model, "--input", inputs, "--output", str(tmp_path / "out"), "--json"]
+    ids = set()
+    more = [["--actors", "2:8"], ["--max-attempts", "9"], ["--stall-timeout", "5"], ["--allow-cpu"]]
+    for each in ([], *more):
+        assert run(app, [*words, *each]) == 0
+        ids.add(document(capsys)["plan_id"])
+    assert len(ids) == 1
+
+
+def test_plan_takes_a_simulation(model: str, inputs: str, tmp_path: Path) -> None:
+    words = ["plan", "--model", model, "--input", inputs, "--output", str(tmp_path / "out")]
+    assert run(app, [*words, "--simulate", "8", "--rate", "1e6"]) == 0
+
+
+def test_help_of_plan_shows_the_simulation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(app, ["plan", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for name, field in SimulationConfig.model_fields.items():
+        assert f"--{name}" in text
+        assert " ".join(str(field.description).split()) in text
+    assert run(app, ["score", "--help"]) == 0
+    assert "--simulate" not in capsys.readouterr().out
 
 
 def test_tables_go_to_stdout(model: str, inputs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,8 @@ from graphs import constant, graph, identity, linear, node, placeholder
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.compat.proto.node_def_pb2 import NodeDef
 
-from engine.errors import DataError, GraphError
+from engine.errors import ConfigError, DataError, GraphError
+from engine.model.devices import Device
 from engine.model.session import ModelSession, SessionOptions, _session_config, import_tensorflow, load_session
 from engine.model.tensor import TensorSpec
 
@@ -52,7 +53,7 @@ def test_a_model_is_scored_by_tensor_names() -> None:
     model = load(linear(4, 3), ["inputs:0"], ["prediction:0"])
     assert model.inputs == (TensorSpec("inputs:0", "float32", (None, 4)),)
     assert model.outputs == (TensorSpec("prediction:0", "float32", (None, 3)),)
-    assert model.device == "CPU"
+    assert (model.device, model.devices) == ("CPU", (Device("CPU"),))
     (found,) = model.run({"inputs:0": ROWS})
     np.testing.assert_allclose(found, softmax(ROWS @ weights), rtol=1e-5)
     model.close()
@@ -418,7 +419,9 @@ def test_a_fixed_batch_is_never_halved(device_rows: Callable[[int], list[int]]) 
         (SessionOptions(), 1, 0, 0.0),
         (SessionOptions(threads=3), 3, 0, 0.0),
         (SessionOptions(threads=2, gpu_share=0.5), 2, None, 0.45),
+        (SessionOptions(gpu_share=0.25, allow_cpu=True), 1, None, 0.225),
         (SessionOptions(gpu_share=1.0), 1, None, 0.0),
+        (SessionOptions(gpu_share=4.0), 1, None, 0.0),
     ],
 )
 def test_options(options: SessionOptions, threads: int, num_gpus: int | None, fraction: float) -> None:
@@ -427,13 +430,14 @@ def test_options(options: SessionOptions, threads: int, num_gpus: int | None, fr
     assert dict(config.device_count).get("GPU") == num_gpus
     assert config.gpu_options.per_process_gpu_memory_fraction == pytest.approx(fraction)
     assert config.gpu_options.allow_growth
+    assert config.gpu_options.visible_device_list == ""
     assert config.allow_soft_placement
 
 
 @pytest.mark.parametrize(
     ("first", "gpu_share", "visible"),
-    [("", 0.0, ""), ("", 0.5, "3"), ("import tensorflow", 0.0, "3")],
-    ids=["no share", "a share", "somebody's own process"],
+    [("", 0.0, ""), ("", 0.5, "3"), ("", 2.0, "3"), ("import tensorflow", 0.0, "3")],
+    ids=["no share", "a share", "several", "somebody's own process"],
 )
 def test_gpus_are_hidden_without_a_share(first: str, gpu_share: float, visible: str) -> None:
     ask = f"{first}\nfrom engine.model.session import import_tensorflow as load\nimport os\nload({gpu_share})"
@@ -442,6 +446,27 @@ def test_gpus_are_hidden_without_a_share(first: str, gpu_share: float, visible: 
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == visible
+
+
+without_gpu = pytest.mark.skipif(Path("/proc/driver/nvidia/version").exists(), reason="TensorFlow may see a GPU here")
+
+
+@without_gpu
+@pytest.mark.parametrize(("gpu_share", "given"), [(0.5, "0.5 GPU "), (1.0, "1 GPU "), (2.0, "2 GPUs ")])
+def test_a_share_that_is_not_seen_is_told_before_the_graph_is_looked_at(gpu_share: float, given: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_session(b"\xff no graph", ["x:0"], ["y:0"], {}, options=SessionOptions(gpu_share=gpu_share))
+    assert f"the actor was given {given}" in str(caught.value)
+    assert f"TensorFlow {import_tensorflow(gpu_share=0).__version__} sees no GPU" in str(caught.value)
+    assert "--allow-cpu" in str(caught.value)
+
+
+@without_gpu
+def test_a_share_that_is_not_seen_may_be_done_without() -> None:
+    model = load(linear(), ["inputs:0"], ["prediction:0"], options=SessionOptions(gpu_share=1.0, allow_cpu=True))
+    assert (model.device, model.devices) == ("CPU", (Device("CPU"),))
+    expected = load(linear(), ["inputs:0"], ["prediction:0"]).run({"inputs:0": ROWS})[0]
+    np.testing.assert_allclose(model.run({"inputs:0": ROWS})[0], expected, rtol=1e-6)
 
 
 def test_the_graph_is_finalized() -> None:

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from engine.preparing.forecast import Forecast
 from engine.preview import DataInFlight, Preview
 from engine.run.summary import Summary
-from engine.view.tables import bytes_text, print_preview, print_summary
+from engine.view.tables import bytes_text, print_preview, print_summary, seconds_text
 
 LONG = "/data/" + "a-rather-long-folder-name/" * 12 + "model.pb"
 
@@ -32,6 +33,7 @@ SUMMARY = Summary(
     bottleneck="the graph: 60% of the shards' time",
     phase_seconds={"read": 1.0, "bind": 0.5, "session": 4.0, "write": 0.5},
     attempts=43,
+    second_attempts=0,
     actors=2,
     actors_lost=1,
     devices=(),
@@ -202,3 +204,55 @@ def test_a_terminal_folds_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     lines = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).splitlines()
     assert max(len(line) for line in lines) <= 60
     assert LONG in "".join(line[16:].strip() for line in lines)
+
+
+FORECAST = Forecast(
+    num_actors=64,
+    num_shards=321,
+    num_rows=1_234_567,
+    is_estimated=True,
+    rate=1234.5,
+    is_rate_given=True,
+    load_seconds=10.0,
+    is_load_assumed=True,
+    wall_seconds=3_725.0,
+    utilisation=0.9876,
+    useful_actors=107,
+)
+
+
+def test_a_simulation() -> None:
+    assert "simulated" not in preview_text()
+    text = preview_text(simulated=FORECAST)
+    for part in (
+        "1 h 2 min on 64 actors, at work for 98.8% of their time: 321 shards, 1,234,567 rows (estimated by bytes",
+        "1,234 rows/s an actor (as given), 10 s to load the model (assumed); no faults",
+        "up to 107 actors are fully used",
+    ):
+        assert part in text
+    known = preview_text(
+        simulated=replace(FORECAST, is_estimated=False, is_rate_given=False, is_load_assumed=False, wall_seconds=99.4)
+    )
+    assert "estimated" not in known
+    assert known.count("(as in the last summary)") == 2
+    assert "1 min 39 s on 64 actors" in known
+    assert "0.125 rows/s an actor" in preview_text(simulated=replace(FORECAST, rate=0.125))
+
+
+def test_a_simulation_of_nothing() -> None:
+    assert "simulated       nothing is left to do\n" in preview_text(simulated=replace(FORECAST, num_shards=0))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (0.25, "0.25 s"),
+        (59.4, "59.4 s"),
+        (59.9, "1 min 0 s"),
+        (3599.7, "1 h 0 min"),
+        (4e6, "1,111 h 6 min"),
+    ],
+)
+def test_seconds(seconds: float, text: str) -> None:
+    assert seconds_text(seconds) == text

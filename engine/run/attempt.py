@@ -1,0 +1,82 @@
+"""One attempt at a shard while it goes on: what it has counted, how far it is, and whether it is still wanted.
+
+Start at `Attempt`.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from engine.data.manifest import RowCounts
+from engine.data.quarantine import Quarantine
+from engine.data.source import Slice
+from engine.errors import JobFailedError
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a call to an actor is."""
+
+    marks: int
+    """Batches finished and phases ended so far."""
+    phase: str
+    """The phase that ended last."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What one attempt at a shard has counted so far."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("read", "bind", "session", "write"), 0.0))
+    """Seconds by phase."""
+    rows_in: int = 0
+    """Rows looked at."""
+    rows_filtered: int = 0
+    """Rows left out by a condition."""
+    rows: int = 0
+    """Rows written."""
+    batches_split: int = 0
+    """Batches that the graph refused as a whole."""
+    odd_values: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """NaN and Inf values written, by output column."""
+    progress: Progress = Progress(0, "start")
+    """How far it is; another thread reads it."""
+    is_cancelled: bool = False
+    """Whether the shard is done by another actor; another thread sets it."""
+    _since: float = field(default_factory=time.perf_counter)
+
+    def end(self, phase: str) -> None:
+        """Charge the time since the last call to `phase`.
+
+        Raises:
+            JobFailedError: if the attempt was cancelled.
+        """
+        now = time.perf_counter()
+        self.seconds[phase] += now - self._since
+        self._since = now
+        self.mark(phase)
+
+    def mark(self, phase: str) -> None:
+        """Note that it got somewhere: the end of a phase, or a batch that was scored.
+
+        Raises:
+            JobFailedError: if the attempt was cancelled.
+        """
+        self.progress = Progress(self.progress.marks + 1, phase)
+        if self.is_cancelled:
+            raise JobFailedError("the attempt was cancelled: another actor has done the shard")
+
+    def counts(self, bad: Quarantine) -> RowCounts:
+        """Return what became of the rows."""
+        return RowCounts(self.rows_in, self.rows, bad.num_rows, self.rows_filtered)
+
+    def count(self, read: Slice, written: pa.Table, odd_values: Mapping[str, tuple[int, int]]) -> None:
+        """Add the rows of a slice, and the NaN and Inf values that were written of it."""
+        self.rows_in += read.rows_in
+        self.rows_filtered += read.rows_in - len(read.table)
+        self.rows += len(written)
+        for column, (num_nan, num_inf) in odd_values.items():
+            before = self.odd_values.get(column, (0, 0))
+            self.odd_values[column] = before[0] + num_nan, before[1] + num_inf

@@ -1,0 +1,1 @@
+"""What the scheduler is made of, and a simulated cluster for it."""
