@@ -21,7 +21,15 @@ import engine
 from engine.data.ledger import read_plan_id
 from engine.data.storage.connecting import forget_clients
 from engine.data.storage.opening import open_folder
-from engine.errors import ClusterError, ConfigError, DataError, EngineError, JobFailedError, StorageError
+from engine.errors import (
+    ClusterError,
+    ConfigError,
+    DataError,
+    EngineError,
+    JobFailedError,
+    StorageError,
+    WorkerLostError,
+)
 from engine.model.devices import Device
 from engine.model.session import ModelSession, SessionOptions, load_session
 from engine.run.attempt import Attempt, Progress
@@ -140,6 +148,11 @@ class ScoringActor:
             return StorageError(f"shard {shard.shard_id}: {error}")
         except EngineError as error:
             return type(error)(f"shard {shard.shard_id}: {error}")
+        except MemoryError as error:  # other shards that are on this actor now may be what takes it
+            return WorkerLostError(
+                f"shard {shard.shard_id}: no memory is left on node {socket.gethostname()} ({error}); fewer actors a "
+                "node, or smaller batches, take less"
+            )
         except Exception as error:  # the shard boundary
             return _unforeseen(f"shard {shard.shard_id}", error)
         finally:

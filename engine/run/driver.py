@@ -48,6 +48,8 @@ from engine.run.scheduling.staffing import PoolLimits
 from engine.run.spec import ShardResult
 from engine.run.stalls import StallWatch
 
+# A signal is seen so late at most; a local Ray takes 1.4 s to end, and all together is to take 2.
+WAIT_SECONDS = 0.1
 NODES_SECONDS = 5.0
 NOTICE_SECONDS = 15.0
 # So many losses are told one by one, and then the 8th, the 16th, the 32nd...
@@ -110,7 +112,7 @@ class _Driver:
         with deferred_interrupts() as check_interrupts:
             self._do(self._scheduler.start(self._started))
             while not self._is_over:
-                for answer in self._actors.answers(TICK_SECONDS):
+                for answer in self._actors.answers(WAIT_SECONDS):
                     event = self._hear(answer)
                     if event is not None:
                         self._tell(event)

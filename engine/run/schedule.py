@@ -37,6 +37,7 @@ from engine.run.scheduling.stragglers import Durations
 MAX_ATTEMPTS = 4
 MAX_LOSSES_ALONE = 3
 MAX_LOSSES_LOADING = 3
+MAX_REFUSALS = 3
 
 
 class Scheduler:
@@ -67,6 +68,7 @@ class Scheduler:
         self._left = self._backlog.num_fresh
         self._has_committed = self._is_over = False
         self._load_error: EngineError | None = None
+        self._refusals = 0
         self._loss_reason = ""
         self.attempts = 0
         """Attempts handed out so far."""
@@ -118,7 +120,7 @@ class Scheduler:
                 self._fleet.place(worker_id, node_id)
             case WorkerReady(worker_id):
                 if self._fleet.make_ready(worker_id):
-                    self._load_error, self._loss_reason = None, ""
+                    self._load_error, self._refusals, self._loss_reason = None, 0, ""
             case WorkerLost(worker_id, reason):
                 return self._lose(worker_id, reason, now)
             case WorkerStalled(worker_id, reason):
@@ -222,7 +224,10 @@ class Scheduler:
             return []
         self._load_error = self._load_error or error
         self._staffing.bar(worker, now)
-        is_hopeless = not self._fleet.num_ready and not self._fleet.loading
+        self._refusals += 1
+        # Others may be about to get a place on nodes that have not been tried; not all of a thousand are tried, though.
+        has_hope = self._staffing.has_other_nodes and self._refusals < MAX_REFUSALS
+        is_hopeless = not (self._fleet.num_ready or self._fleet.loading or has_hope)
         if is_hopeless or not (self._has_committed or isinstance(error, ClusterError)):
             return self._finish(self._load_error)
         return [Notice(f"{error}; the job goes on without this node")]

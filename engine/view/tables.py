@@ -3,8 +3,9 @@
 Start at `print_summary` and `print_preview`; `print_table` is what every table is printed by.
 """
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, TextIO
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -44,6 +45,17 @@ def bytes_text(num_bytes: float) -> str:
     return f"{num_bytes:.1f} TiB"
 
 
+def device_texts(devices: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Say what the actors computed on, a text for each kind of share; nothing where that is CPUs alone."""
+    counts = Counter(
+        f"{each['device_name'] or 'GPU'}, {bytes_text(each['device_memory_bytes'])} an actor"
+        if each["device"] == "GPU"
+        else "CPU"
+        for each in devices
+    )
+    return [f"{count} on {text}" for text, count in counts.items()] if set(counts) != {"CPU"} else []
+
+
 def print_summary(summary: "Summary", stream: TextIO) -> None:
     """Print the figures of a job."""
     earlier = f" ({summary.parts_earlier} of them by an earlier run)" if summary.parts_earlier else ""
@@ -60,6 +72,7 @@ def print_summary(summary: "Summary", stream: TextIO) -> None:
              f"{summary.seconds_load:.1f} to load the model"),
             ("actors", f"{summary.actors}, {summary.actors_lost} lost, {summary.attempts} attempts, "
              f"batches of {summary.batch_size}"),
+            *(("device", text) for text in device_texts(summary.devices)),
             ("in the session", f"{summary.session_share:.0%} of actor time"),
             ("most time", summary.bottleneck),
         ]  # fmt: skip

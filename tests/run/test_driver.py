@@ -106,6 +106,7 @@ class ScriptedActors:
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "TICK_SECONDS", 0.01)
+    monkeypatch.setattr(driver, "WAIT_SECONDS", 0.01)
     monkeypatch.setattr(driver, "free_resources", lambda: "2 CPU, 0 GPU")
 
 

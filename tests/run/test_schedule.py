@@ -382,6 +382,31 @@ def test_a_node_that_cannot_load_is_barred_while_others_can(other: Event) -> Non
     assert scheduler.handle(Tick(), 5000) == [StartWorker(2, ("node1",))]
 
 
+def test_a_node_that_cannot_load_is_barred_while_others_are_untried() -> None:
+    scheduler = fixed(9, 2)
+    scheduler.start()
+    scheduler.handle(CapacityChanged(frozenset({"node0", "node1"})), 0)
+    scheduler.handle(WorkerPlaced(0, "node0"), 0)
+    notice, *_ = scheduler.handle(LoadFailed(0, ClusterError("node0 does not see /data")), 0)
+    assert isinstance(notice, Notice)
+    (worker, *_) = started(scheduler.handle(Tick(), 60))  # not where the first was
+    scheduler.handle(WorkerPlaced(worker, "node1"), 61)
+    (finish,) = scheduler.handle(LoadFailed(worker, ClusterError("node1 does not see /data")), 62)
+    assert isinstance(finish, Finish)
+    assert str(finish.error) == "node0 does not see /data"
+
+
+def test_not_all_nodes_of_many_are_tried() -> None:
+    scheduler = fixed(9, 1)
+    scheduler.start()
+    scheduler.handle(CapacityChanged(frozenset(f"node{i}" for i in range(100))), 0)
+    for i in range(3):
+        scheduler.handle(WorkerPlaced(i, f"node{i}"), 100 * i)
+        actions = scheduler.handle(LoadFailed(i, ClusterError(f"node{i} does not see /data")), 100 * i)
+        assert any(isinstance(action, Finish) for action in actions) == (i == 2)
+        scheduler.handle(Tick(), 100 * i + 50)
+
+
 def test_a_mistake_after_a_commit_is_the_nodes() -> None:
     scheduler = fixed(9, 2)
     scheduler.start()

@@ -39,7 +39,7 @@ from engine.run.scheduling.events import (
 )
 from engine.run.scheduling.staffing import PoolLimits
 
-ROOM, MOST_ALONE, MOST_LOADING, IN_A_ROW = 3, 3, 3, 3
+ROOM, MOST_ALONE, MOST_LOADING, MOST_REFUSALS, IN_A_ROW = 3, 3, 3, 3, 3
 AVOIDED_SECONDS, MOVE_SECONDS = 600.0, 10.0
 # What ends a run happens seldom, so that most runs are long.
 RARE = st.sampled_from([False] * 9 + [True])
@@ -92,6 +92,7 @@ class World(RuleBasedStateMachine):
         self.node_losses: dict[str, int] = {}
         self.node_until: dict[str, float] = {}
         self.barred: set[str] = set()
+        self.refusals = 0
         self.last_avoided: tuple[str, ...] = ()
         self.avoided_since = -math.inf
         # Shards.
@@ -349,7 +350,7 @@ class World(RuleBasedStateMachine):
         self.asked.pop(worker, None)
         self.placed.pop(worker, None)
         self.loads[worker] = {}
-        self.load_error = None
+        self.load_error, self.refusals = None, 0
         if self.max_workers == 1:  # elsewhere it is not known in whose place a worker is
             self.loading_losses = 0
         self.send(WorkerReady(worker))
@@ -368,7 +369,11 @@ class World(RuleBasedStateMachine):
         self.last_loss = self.now
         if worker in self.node_of:
             self.barred.add(self.node_of[worker])
-        if (is_graph and not self.committed) or not (self.loads or self.placed):
+        self.refusals += 1
+        self.line_losses += 1
+        self.due = self.now + pause(self.line_losses)
+        has_hope = bool(self.living - self.barred) and self.refusals < MOST_REFUSALS
+        if (is_graph and not self.committed) or not (self.loads or self.placed or has_hope):
             self.expected = [self.load_error]
         self.send(LoadFailed(worker, error))
 

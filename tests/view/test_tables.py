@@ -7,7 +7,7 @@ import pytest
 from engine.preparing.forecast import Forecast
 from engine.preview import DataInFlight, Preview
 from engine.run.summary import Summary
-from engine.view.tables import bytes_text, print_preview, print_summary, seconds_text
+from engine.view.tables import bytes_text, device_texts, print_preview, print_summary, seconds_text
 
 LONG = "/data/" + "a-rather-long-folder-name/" * 12 + "model.pb"
 
@@ -256,3 +256,12 @@ def test_a_simulation_of_nothing() -> None:
 )
 def test_seconds(seconds: float, text: str) -> None:
     assert seconds_text(seconds) == text
+
+
+def test_gpus_are_told_by_name_and_share_and_cpus_only_beside_them() -> None:
+    half = {"device": "GPU", "device_name": "NVIDIA H100", "device_memory_bytes": 36 * 2**30}
+    cpu = {"device": "CPU", "device_name": "", "device_memory_bytes": 0}
+    assert device_texts([half, half]) == ["2 on NVIDIA H100, 36.0 GiB an actor"]
+    assert device_texts([half, cpu]) == ["1 on NVIDIA H100, 36.0 GiB an actor", "1 on CPU"]
+    assert device_texts([cpu, cpu]) == []
+    assert device_texts([]) == []

@@ -26,6 +26,7 @@ class NodeRecords:
         """Start with nothing known."""
         self._records: dict[str, _Record] = {}
         self._living: frozenset[str] = frozenset()
+        self._num_barred = 0
         # Asked at every step, and other only when a node turns bad or good: so it is kept, and for how long it holds.
         self._avoided: tuple[str, ...] = ()
         self._holds_until = math.inf
@@ -34,6 +35,7 @@ class NodeRecords:
         """Note which nodes there are; those that have gone do not come back."""
         self._living = node_ids
         self._records = {name: record for name, record in self._records.items() if name in node_ids}
+        self._num_barred = sum(record.is_barred for record in self._records.values())
         self._holds_until = -math.inf
 
     def praise(self, node_id: str) -> None:
@@ -59,8 +61,15 @@ class NodeRecords:
     def bar(self, node_id: str) -> None:
         """Keep away from a node for good."""
         if node_id:
-            self._records.setdefault(node_id, _Record()).is_barred = True
+            record = self._records.setdefault(node_id, _Record())
+            self._num_barred += not record.is_barred and node_id in self._living
+            record.is_barred = True
             self._holds_until = -math.inf
+
+    @property
+    def has_others(self) -> bool:
+        """Whether there are nodes that are not kept away from for good."""
+        return self._num_barred < len(self._living)
 
     def avoided(self, now: float) -> tuple[str, ...]:
         """Return the nodes to keep away from now, sorted; none where there are no others."""

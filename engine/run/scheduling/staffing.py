@@ -52,6 +52,11 @@ class Staffing:
         """Note which nodes there are."""
         self._nodes.see(node_ids)
 
+    @property
+    def has_other_nodes(self) -> bool:
+        """Whether there are nodes on which no worker has failed to load."""
+        return self._nodes.has_others
+
     def praise(self, worker: Worker) -> None:
         """Note that a worker has done a shard: nothing is held against it and its node any more."""
         worker.failures = worker.losses = 0
