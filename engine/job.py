@@ -160,8 +160,9 @@ def run_missing(
         view.stage(f"loading the model on {pool}")
         missing = [job.plan.shards[shard_id] for name, shard_id in job.part_names.items() if name not in mine]
         actors = ActorPool(scoring_spec(job, model), model.data, pool, config.allow_cpu)
-        # What a random operation makes of a shard differs from attempt to attempt, so that there must be one alone.
-        rules = RunRules(config.max_attempts, config.stall_timeout, not job.model.random_operations)
+        # Where two attempts may differ in values, or in which rows are bad for them, there must be one alone.
+        can_back_up = not (job.model.random_operations or config.nan_is_bad)
+        rules = RunRules(config.max_attempts, config.stall_timeout, can_back_up)
         run = run_shards(actors, missing, pool, rules, watcher)
         run.ray_start_seconds = cluster.start_seconds
     if isinstance(run.error, Mistake) and run.results:
@@ -220,8 +221,8 @@ def summarise(job: Job, ledger: Ledger, manifest: list[ManifestRow], run: PoolRu
     halved = run.batches_halved
     unstable = [f"random operation {name}" for name in job.model.random_operations[:1]]
     unstable += [f"{halved} batches halved: the device ran out of memory"] if halved else []
-    kinds = {device.kind for report in run.reports for device in report.devices}
-    unstable += ["some actors computed on GPUs, some on CPUs"] if len(kinds) > 1 else []
+    names = sorted(name or kind for kind, name in run.devices)
+    unstable += [f"actors computed on different devices: {', '.join(names)}"] if len(names) > 1 else []
     return Summary(
         plan_id=job.plan.plan_id,
         model_sha256=scored_sha256(job, ledger),
@@ -240,6 +241,7 @@ def summarise(job: Job, ledger: Ledger, manifest: list[ManifestRow], run: PoolRu
         seconds_load=run.load_seconds,
         scoring_seconds=run.scoring_seconds,
         rows_per_second=rows_now / run.scoring_seconds if run.scoring_seconds else 0.0,
+        rows_per_actor_second=rows_now / run.ready_seconds if run.ready_seconds else 0.0,
         session_share=min(1.0, run.busy_seconds / run.ready_seconds) if run.ready_seconds else 0.0,
         bottleneck=find_bottleneck(phases),
         phase_seconds=phases,

@@ -213,14 +213,14 @@ def keep_summary(settings: dict[str, Any], text: str) -> None:
 
 def test_the_last_summary_tells_rate_and_seconds_to_load(settings: dict[str, Any]) -> None:
     start(settings)
-    keep_summary(settings, json.dumps({"rows_per_second": 50.0, "actors": 4, "seconds_load": 3.5}))
+    keep_summary(settings, json.dumps({"rows_per_actor_second": 12.5, "actors": 40, "seconds_load": 3.5}))
     found = simulated(settings, 1)
     assert (found.rate, found.is_rate_given) == (12.5, False)
     assert (found.load_seconds, found.is_load_assumed) == (3.5, False)
     assert simulated(settings, 1, 99.0).rate == 99.0
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"rows_per_second": 0.0, "actors": 2}', '{"rows_per_second": "x"}'])
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"rows_per_actor_second": 0.0}', '{"rows_per_actor_second": "x"}'])
 def test_a_rate_that_nothing_tells_is_a_mistake(settings: dict[str, Any], text: str) -> None:
     start(settings)
     keep_summary(settings, text)

@@ -229,7 +229,7 @@ def load_session(
             session.run(graph.get_operation_by_name(split_tensor(name)[0]), values)
         graph.finalize()
         fed, fetched = {name: tensors[name] for name in feeds}, [tensors[name] for name in fetches]
-        is_inline = options.threads == 1 and not options.gpu_share
+        is_inline = options.threads == 1 and list_devices(tf, session)[0].kind == "CPU"
         return ModelSession(tf, session, fed, fetched, values, is_inline)
 
 

@@ -66,7 +66,7 @@ def forecast(job: Job, ledger: Ledger, done: Collection[str], num_actors: int, r
     rows = _estimate_rows(job)
     missing = [shard_id for name, shard_id in job.part_names.items() if name not in done]
     summary = _last_summary(ledger)
-    found_rate = rate or _figure(summary, "rows_per_second") / max(1.0, _figure(summary, "actors"))
+    found_rate = rate or _figure(summary, "rows_per_actor_second")
     if missing and not found_rate:
         raise ConfigError(
             f"--simulate {num_actors}: how fast is one actor? No earlier run in {ledger.folder.place} tells; "

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import queue
 import re
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -29,14 +30,16 @@ from engine.run.scheduling.fleet import SHARDS_PER_WORKER
 from engine.run.spec import ScoringSpec
 
 TICK_SECONDS = 0.5
-# A cluster's autoscaler takes minutes to add a GPU node; ten without one ready actor is no start but a failure.
+# What a worker that freezes the model may take, waiting for a free CPU included.
 READY_SECONDS = 600.0
 # The label that Ray gives every node by itself, and the threads of an actor that shards do not take.
 NODE_LABEL, CONTROL = "ray.io/node-id", "control"
 NUMBERS = re.compile(
     r"\s*\b(?:class_name|actor_id|task_id|pid|name|namespace|ip|Node Id|Worker ID): \S+|(?<=actor) [0-9a-f]{32}"
 )
-PLACE, LOAD, SCORE, PROGRESS = "place", "load", "score", "progress"
+# Some 50 us each: the caller looks up at least every tenth of a second, however fast they come in.
+ANSWERS_AT_ONCE = 1000
+PLACE, LOAD, SCORE, PROGRESS, NODES = "place", "load", "score", "progress", "nodes"
 
 
 class Cluster:
@@ -139,7 +142,7 @@ class Answer:
 
     worker_id: int
     call: str
-    """PLACE, LOAD, SCORE or PROGRESS."""
+    """PLACE, LOAD, SCORE, PROGRESS or NODES."""
     shard_id: int
     """The shard of a SCORE; else -1."""
     value: Any = None
@@ -191,6 +194,7 @@ class ActorPool:
         )(actor_class)  # fmt: skip
         self._actors: dict[int, Any] = {}
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._asking: threading.Thread | None = None
 
     def start(self, worker_id: int, avoid_nodes: Sequence[str]) -> None:
         """Ask for an actor, which loads the model as soon as it has a place: answers PLACE with its node, then LOAD."""
@@ -220,33 +224,50 @@ class ActorPool:
                 ray.kill(actor, no_restart=True)
 
     def answers(self, timeout_seconds: float) -> Iterator[Answer]:
-        """Wait for the next answer, and give all that there are by then."""
+        """Wait for the next answer, and give those that there are by then, up to so many that a signal is soon seen."""
         with contextlib.suppress(queue.Empty):
             yield self._answers.get(timeout=timeout_seconds)
-            while True:
+            for _ in range(ANSWERS_AT_ONCE - 1):
                 yield self._answers.get_nowait()
 
-    def nodes(self) -> list[NodeSize]:
-        """Return what each living node offers."""
-        return living_nodes()
+    def ask_nodes(self) -> None:
+        """Ask for the cluster's nodes: answers NODES with what they offer, and with what is free in words.
+
+        A thread asks, for `ray.nodes()` never returns where the head is gone (Ray 2.60), and no signal would be seen.
+        """
+        if self._asking is None or not self._asking.is_alive():
+            self._asking = threading.Thread(target=self._look_at_nodes, daemon=True)
+            self._asking.start()
+
+    def _look_at_nodes(self) -> None:
+        with contextlib.suppress(Exception):  # Ray has been left meanwhile, which raises this and that
+            self._answers.put(Answer(-1, NODES, -1, value=(living_nodes(), free_resources())))
 
     def close(self) -> None:
         """End all actors."""
         for worker_id in list(self._actors):
             self.stop(worker_id)
+        if self._asking is not None:
+            self._asking.join(TICK_SECONDS)
 
     def _listen(self, ref: Any, worker_id: int, call: str, shard_id: int = -1) -> None:
         def answer(done: Any) -> None:
             error = done.exception()
             if error is None:
                 self._answers.put(Answer(worker_id, call, shard_id, done.result()))
-            elif isinstance(error, ray.exceptions.RayTaskError):
+            elif call in (LOAD, SCORE) and _is_ours(error):
                 cause = JobFailedError(f"an actor failed outside its own code: {error}")
                 self._answers.put(Answer(worker_id, call, shard_id, cause))
             else:
                 self._answers.put(Answer(worker_id, call, shard_id, lost=_reason(error)))
 
         ref.future().add_done_callback(answer)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether a call failed in what it did, and not because Ray could not bring it its arguments or its end."""
+    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    return not isinstance(cause, ray.exceptions.RayError)
 
 
 def _find_node(_: ScoringActor) -> str:

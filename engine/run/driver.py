@@ -1,9 +1,10 @@
-"""The loop of a run: what the actors answer becomes events for the scheduler, what it says is done. Knows no Ray.
+"""The loop of a run: what the actors answer becomes events for the scheduler, what it says is done.
 
 Every wait has a deadline. Start at `run_shards`.
 """
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,18 +12,18 @@ from engine.errors import ClusterError, EngineError, JobInterrupted
 from engine.run.actor import LOADING, LoadReport
 from engine.run.cluster import (
     LOAD,
+    NODES,
     PLACE,
     PROGRESS,
-    READY_SECONDS,
     TICK_SECONDS,
     ActorPool,
     Answer,
-    free_resources,
 )
 from engine.run.interrupt import deferred_interrupts
 from engine.run.outcome import PoolRun, Watcher, refusal_of
+from engine.run.places import PlaceWatch
 from engine.run.plan import Shard
-from engine.run.pool import PoolSize, count_rooms, describe_demand
+from engine.run.pool import PoolSize, count_rooms
 from engine.run.schedule import Scheduler
 from engine.run.scheduling.events import (
     Action,
@@ -51,9 +52,8 @@ from engine.run.stalls import StallWatch
 # A signal is seen so late at most; a local Ray takes 1.4 s to end, and all together is to take 2.
 WAIT_SECONDS = 0.1
 NODES_SECONDS = 5.0
-NOTICE_SECONDS = 15.0
-# So many losses are told one by one, and then the 8th, the 16th, the 32nd...
-LOSSES_TOLD = 4
+# So many notices of a kind are told one by one.
+FEW = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +102,9 @@ class _Driver:
         self._ready_since: dict[int, float] = {}
         self._is_over = False
         self._first_assigned: float | None = None
-        self._started = self._unready_since = time.monotonic()
-        self._next_tick = self._next_nodes = self._started
-        self._waiting_since: float | None = None
-        self._next_notice = NOTICE_SECONDS
+        self._started = self._next_tick = self._next_nodes = time.monotonic()
+        self._places = PlaceWatch(size, self._started)
+        self._told: Counter[str] = Counter()
         self.outcome = PoolRun()
 
     def run(self) -> None:
@@ -148,7 +147,7 @@ class _Driver:
                 case CancelAttempt(worker_id, shard_id):
                     self._actors.cancel(worker_id, shard_id)
                 case Notice(text):
-                    self._watcher.on_notice(text)
+                    self._notice_some(text, text)
                 case Finish(error):
                     self._is_over = True
                     self.outcome.error = error
@@ -165,12 +164,17 @@ class _Driver:
 
     def _hear(self, answer: Answer) -> Event | None:
         worker_id = answer.worker_id
+        if answer.call == NODES:
+            nodes, free = answer.value
+            self._places.see(nodes, free, time.monotonic())
+            return CapacityChanged(frozenset(node.node_id for node in nodes if count_rooms(self._size, [node])))
         if worker_id not in self._held:
             return None
         if answer.lost:
             return self._lose(worker_id, answer.lost)
         if answer.call == PLACE:
-            self._stalls.begin(worker_id, LOADING, time.monotonic())
+            if worker_id not in self._ready_since:  # two calls, whose answers may overtake each other
+                self._stalls.begin(worker_id, LOADING, time.monotonic())
             return WorkerPlaced(worker_id, answer.value)
         if answer.call == PROGRESS:
             self._asked_progress.discard(worker_id)
@@ -185,8 +189,7 @@ class _Driver:
     def _lose(self, worker_id: int, reason: str) -> Event:
         self._leave(worker_id)
         num_lost = self._scheduler.workers_lost + 1
-        if num_lost <= LOSSES_TOLD or num_lost & (num_lost - 1) == 0:
-            self._watcher.on_notice(f"lost an actor ({num_lost} so far): {reason}; its shards are scored again")
+        self._notice_some("lost", f"lost an actor ({num_lost} so far): {reason}; its shards are scored again")
         return WorkerLost(worker_id, reason)
 
     def _loaded(self, worker_id: int, value: LoadReport | EngineError) -> Event:
@@ -206,12 +209,17 @@ class _Driver:
             refusal = refusal_of(self._watcher.on_loaded, report)
             if refusal is not None:
                 return refusal
-        return self.outcome.accept(report)
+        refusal = self.outcome.accept(report)
+        if len(self.outcome.devices) > 1:
+            self._scheduler.back_up_no_more()
+        return refusal
 
     def _scored(self, worker_id: int, shard_id: int, value: ShardResult | EngineError) -> Event:
         if isinstance(value, EngineError):
             return ShardFailed(worker_id, shard_id, value)
         if shard_id not in self.outcome.results:  # else its twin has done it
+            if value.batches_halved:
+                self._scheduler.back_up_no_more()
             self.outcome.keep(worker_id, value, self._scheduler.attempts_of(shard_id))
             self.outcome.scoring_seconds = time.monotonic() - (self._first_assigned or self._started)
             refusal = refusal_of(self._watcher.on_result, value)
@@ -227,8 +235,7 @@ class _Driver:
         self._tell(Tick())
         if now >= self._next_nodes:
             self._next_nodes = now + NODES_SECONDS
-            found = (node.node_id for node in self._actors.nodes() if count_rooms(self._size, [node]))
-            self._tell(CapacityChanged(frozenset(found)))
+            self._actors.ask_nodes()
         self._check_stalls(now)
         self._check_places(now)
 
@@ -239,33 +246,23 @@ class _Driver:
                 self._asked_progress.add(worker_id)
                 self._actors.ask_progress(worker_id)
         for worker_id, reason in stalled:
-            self._watcher.on_notice(f"replacing an actor: {reason}")
+            self._notice_some("stalled", f"replacing an actor: {reason}")
             self._tell(WorkerStalled(worker_id, reason))
 
     def _check_places(self, now: float) -> None:
-        """Say what actors wait for, and end a run in which none gets ready."""
         scheduler = self._scheduler
-        if scheduler.num_ready:
-            self._unready_since = now
-        elif now - self._unready_since > READY_SECONDS:
-            found = f"no actor got ready within {READY_SECONDS:.0f} s: {self._demand()}"
-            self._tell(Stop(ClusterError(found)))
+        counts = scheduler.num_asked, scheduler.num_held, scheduler.num_ready
+        try:
+            notice = self._places.check(now, *counts, scheduler.last_loss)
+        except ClusterError as error:
+            self._tell(Stop(error))
             return
-        if not scheduler.num_asked:
-            self._waiting_since, self._next_notice = None, NOTICE_SECONDS
-            return
-        self._waiting_since = self._waiting_since or now
-        waited = now - self._waiting_since
-        if waited < self._next_notice:
-            return
-        self._next_notice *= 4
-        waiting = f"{scheduler.num_asked} of {scheduler.num_held} actors wait for a place"
-        if scheduler.num_ready:
-            self._watcher.on_notice(f"{waiting} for {waited:.0f} s: {self._demand()}; the others go on meanwhile")
-        else:
-            self._watcher.on_notice(
-                f"{waiting} for {waited:.0f} s: {self._demand()}; given up after {READY_SECONDS:.0f} s"
-            )
+        if notice:
+            self._watcher.on_notice(notice)
 
-    def _demand(self) -> str:
-        return describe_demand(self._size, self._actors.nodes(), free_resources())
+    def _notice_some(self, kind: str, text: str) -> None:
+        """Tell the first few of a kind, and then the 8th, the 16th, the 32nd..."""
+        self._told[kind] += 1
+        count = self._told[kind]
+        if count <= FEW or count & (count - 1) == 0:
+            self._watcher.on_notice(text)

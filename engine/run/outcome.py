@@ -1,7 +1,7 @@
 """What a run of shards tells while it goes on and once it is over. Values only."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from engine.errors import ClusterError, EngineError
@@ -19,6 +19,8 @@ class PoolRun:
     """Attempts by shard, of those done."""
     reports: list[LoadReport] = field(default_factory=list)
     """A report of every actor that loaded the model."""
+    devices: set[tuple[str, str]] = field(default_factory=set)
+    """Kinds and names of what the actors computed on: other bytes come out of another."""
     num_attempts: int = 0
     """Attempts handed out."""
     num_backups: int = 0
@@ -59,7 +61,9 @@ class PoolRun:
         """Keep the report of an actor; return the reason instead where it would write another schema than the first."""
         first = (self.reports or [report])[0]
         if report.schema.equals(first.schema):
-            self.reports.append(report)
+            # Each comes with a schema of its own; a run over days on nodes that come and go hears of thousands.
+            self.reports.append(replace(report, schema=first.schema))
+            self.devices.update((device.kind, device.name) for device in report.devices)
             return None
         return ClusterError(
             f"node {report.node} would write the schema {report.schema}, node {first.node} {first.schema}; "

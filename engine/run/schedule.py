@@ -6,11 +6,10 @@ another is there; a lost worker charges no shard unless that shard was alone on 
 the one reported. No step is worse than O(log n). Start at `Scheduler.handle`.
 """
 
-import heapq
 from collections.abc import Iterable
 
 from engine.errors import ClusterError, EngineError, JobFailedError, JobInterrupted, WorkerLostError
-from engine.run.scheduling.backlog import LOOK_AHEAD, Backlog, Trial
+from engine.run.scheduling.backlog import Backlog, Trial
 from engine.run.scheduling.events import (
     Action,
     AssignAttempt,
@@ -32,7 +31,7 @@ from engine.run.scheduling.events import (
 )
 from engine.run.scheduling.fleet import SHARDS_PER_WORKER, Fleet, backoff_seconds
 from engine.run.scheduling.staffing import PoolLimits, Staffing
-from engine.run.scheduling.stragglers import Durations
+from engine.run.scheduling.stragglers import Stragglers
 
 MAX_ATTEMPTS = 4
 MAX_LOSSES_ALONE = 3
@@ -61,10 +60,9 @@ class Scheduler:
         self._backlog = Backlog(shard_ids)
         self._fleet = Fleet()
         self._staffing = Staffing(self._fleet, limits)
-        self._durations = Durations()
         self._max_attempts, self._can_back_up = max_attempts, can_back_up
         self._trials: dict[int, Trial] = {}
-        self._single: list[tuple[float, int]] = []
+        self._stragglers = Stragglers(self._trials)
         self._left = self._backlog.num_fresh
         self._has_committed = self._is_over = False
         self._load_error: EngineError | None = None
@@ -76,6 +74,8 @@ class Scheduler:
         """Those of them that were second attempts of stragglers."""
         self.workers_lost = 0
         """Workers lost so far, stalled ones among them."""
+        self.last_loss = ""
+        """Why the last of them was lost."""
         self.set_aside: dict[int, JobFailedError] = {}
         """Shards that are not tried any more, and why, in that order."""
 
@@ -102,6 +102,10 @@ class Scheduler:
     def attempts_of(self, shard_id: int) -> int:
         """Return how many attempts a shard has had that is not done."""
         return self._trials[shard_id].attempts if shard_id in self._trials else 0
+
+    def back_up_no_more(self) -> None:
+        """Give no second attempts from now on, for two attempts at a shard may come to different rows."""
+        self._can_back_up = False
 
     def start(self, now: float = 0.0) -> list[Action]:
         """Return the first actions."""
@@ -152,7 +156,7 @@ class Scheduler:
         trial = self._trials.get(shard_id)
         if worker is None or trial is None or worker_id not in trial.runners:
             return []  # late, or of an attempt whose shard is done by another
-        self._durations.add(now - trial.runners.pop(worker_id))
+        self._stragglers.durations.add(now - trial.runners.pop(worker_id))
         self._staffing.praise(worker)
         self._has_committed = True
         return [*(CancelAttempt(other, shard_id) for other in trial.runners), *self._put_away(shard_id)]
@@ -188,6 +192,7 @@ class Scheduler:
         if worker is None:
             return []
         self.workers_lost += 1
+        self.last_loss = reason
         actions = self._staffing.lose(worker, now)
         if not worker.is_ready:
             self._loss_reason = self._loss_reason or reason
@@ -270,30 +275,17 @@ class Scheduler:
 
     def _watch(self, trial: Trial) -> None:
         """Let a shard that has one attempt have a second once that one is a straggler."""
-        is_spent = trial.failures >= self._max_attempts or trial.losses_alone >= MAX_LOSSES_ALONE
-        if self._can_back_up and not is_spent:
-            for since in trial.runners.values():
-                heapq.heappush(self._single, (since, trial.shard_id))
+        if trial.failures < self._max_attempts and trial.losses_alone < MAX_LOSSES_ALONE:
+            self._stragglers.watch(trial)
 
     def _back_up(self, now: float) -> list[Action]:
         """Give idle workers a second attempt of the stragglers, the oldest first."""
         actions: list[Action] = []
-        passed: list[tuple[float, int]] = []
-        while self._backlog.is_empty and self._fleet.idle and self._single and len(passed) < LOOK_AHEAD:
-            since, shard_id = self._single[0]
-            trial = self._trials.get(shard_id)
-            if trial is None or list(trial.runners.values()) != [since]:
-                heapq.heappop(self._single)  # done, or no longer the only attempt
-                continue
-            if now - since < self._durations.straggler_seconds:
-                break
-            heapq.heappop(self._single)
-            worker_id = next((each for each in self._fleet.idle if each not in trial.avoid), None)
-            if worker_id is None:
-                passed.append((since, shard_id))
-                continue
-            self.backups += 1
-            actions.append(self._give(trial, worker_id, now))
-        for each in passed:
-            heapq.heappush(self._single, each)
+        if self._can_back_up and self._backlog.is_empty and self._fleet.idle:
+            for trial, worker_id in self._stragglers.take(now, self._choose_idle):
+                self.backups += 1
+                actions.append(self._give(trial, worker_id, now))
         return actions
+
+    def _choose_idle(self, trial: Trial) -> int | None:
+        return next((each for each in self._fleet.idle if each not in trial.avoid), None)

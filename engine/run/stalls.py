@@ -1,7 +1,10 @@
 """Finds calls to actors that get nowhere: pure, without a clock of its own.
 
 A call that has shown no sign of life for a quarter of the timeout has its actor asked how far it is; a mark that is
-another than the last time is a sign, the mere answer is none. Start at `StallWatch`.
+another than the last time is a sign. An actor has stalled where none of its calls showed one for the timeout; and where
+one of them alone did not for as many timeouts as there are calls, which take turns at one session.
+
+Start at `StallWatch`.
 """
 
 import heapq
@@ -62,14 +65,16 @@ class StallWatch:
             call = self._calls.get(worker_id, {}).get(key)
             if call is None:
                 continue
-            if now - call.since >= self._timeout:
-                stalled[worker_id] = self._describe(key, call)
+            calls = self._calls[worker_id].values()
+            is_idle = now - max(each.since for each in calls) >= self._timeout
+            if is_idle or now - call.since >= self._timeout * len(calls):
+                stalled[worker_id] = self._describe(key, call, now - call.since)
                 continue
             to_ask[worker_id] = None
             heapq.heappush(self._due, (now + self._every, worker_id, key))
         return [each for each in to_ask if each not in stalled], list(stalled.items())
 
-    def _describe(self, key: int, call: _Watched) -> str:
+    def _describe(self, key: int, call: _Watched, seconds: float) -> str:
         what = "loading the model" if key < 0 else f"shard {key}"
         last = f"the last was {call.progress.phase!r}" if call.progress else "it does not even answer"
-        return f"stalled: {what} finished no batch and changed no phase for {self._timeout:g} s; {last}"
+        return f"stalled: {what} finished no batch and changed no phase for {seconds:.0f} s; {last}"

@@ -45,6 +45,8 @@ class Summary:
     """Seconds from the first shard given to a loaded actor to the last commit, this run only."""
     rows_per_second: float
     """This run's rows over `scoring_seconds`; 0 where nothing was left to score."""
+    rows_per_actor_second: float
+    """This run's rows over the seconds for which actors were held that had loaded the model, all of them added up."""
     session_share: float
     """Share of actor time (from loaded to given back, all actors) inside the session."""
     bottleneck: str

@@ -1,5 +1,6 @@
 """The loop of a run against actors that follow a script: no Ray, no waiting for anything but a stall of a second."""
 
+import dataclasses
 import os
 import signal
 import time
@@ -23,10 +24,10 @@ from engine.errors import (
     WorkerLostError,
 )
 from engine.model.devices import Device
-from engine.run import driver
+from engine.run import driver, places
 from engine.run.actor import LOADING, LoadReport
 from engine.run.attempt import Progress
-from engine.run.cluster import LOAD, PLACE, PROGRESS, SCORE, Answer
+from engine.run.cluster import LOAD, NODES, PLACE, PROGRESS, SCORE, Answer
 from engine.run.driver import RunRules, run_shards
 from engine.run.interrupt import interruptible
 from engine.run.outcome import PoolRun, Watcher
@@ -96,8 +97,8 @@ class ScriptedActors:
         for _ in range(len(self._queue)):
             yield self._queue.popleft()
 
-    def nodes(self) -> list[NodeSize]:
-        return [NodeSize(2.0, 0.0, "node")]
+    def ask_nodes(self) -> None:
+        self._queue.append(Answer(-1, NODES, -1, value=([NodeSize(2.0, 0.0, "node")], "2 CPU, 0 GPU")))
 
     def close(self) -> None:
         self.living.clear()
@@ -107,7 +108,6 @@ class ScriptedActors:
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "TICK_SECONDS", 0.01)
     monkeypatch.setattr(driver, "WAIT_SECONDS", 0.01)
-    monkeypatch.setattr(driver, "free_resources", lambda: "2 CPU, 0 GPU")
 
 
 class Heard:
@@ -224,7 +224,7 @@ def test_an_actor_that_hangs_is_replaced() -> None:
     assert sorted(heard.done) == list(range(5))
     assert done.actors_lost == 1
     assert actors.calls["progress"] >= 3
-    stalled = "stalled: shard 0 finished no batch and changed no phase for 0.3 s; the last was 'session'"
+    stalled = "stalled: shard 0 finished no batch and changed no phase for 0 s; the last was 'session'"
     assert heard.notices == [f"replacing an actor: {stalled}"]
 
 
@@ -264,19 +264,19 @@ def test_both_attempts_that_are_done_count_once() -> None:
 
 
 def test_no_actor_in_time_ends_it_with_what_was_asked_and_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "READY_SECONDS", 0.5)
-    monkeypatch.setattr(driver, "NOTICE_SECONDS", 0.1)
+    monkeypatch.setattr(places, "PLACE_SECONDS", 0.5)
+    monkeypatch.setattr(places, "NOTICE_SECONDS", 0.1)
     heard = Heard()
     done = run(ScriptedActors(loads=["no place"] * 9), 3, heard)
     assert isinstance(done.error, ClusterError)
     has = "the cluster has 1 node with 2 CPUs and 0 GPUs in all, room for 2 such actors, and free 2 CPU, 0 GPU"
-    assert str(done.error) == f"no actor got ready within 0 s: asked were 2 actors of 1 CPU; {has}"
+    assert str(done.error) == f"no actor got a place within 0 s: asked were 2 actors of 1 CPU; {has}"
     assert heard.notices[0].startswith("2 of 2 actors wait for a place for 0 s: asked were 2 actors of 1 CPU; the")
     assert heard.notices[0].endswith("; given up after 0 s")
 
 
 def test_actors_that_wait_are_told_while_others_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "NOTICE_SECONDS", 0.05)
+    monkeypatch.setattr(places, "NOTICE_SECONDS", 0.05)
     heard, actors = Heard(), ScriptedActors({7: ["hang"]}, loads=[report(), "no place"])
 
     def finish_once_told() -> None:
@@ -298,3 +298,69 @@ def test_a_signal_ends_it_and_its_actors() -> None:
         done = run(actors, 3, heard)
     assert isinstance(done.error, JobInterrupted)
     assert time.monotonic() - started < 2
+
+
+def test_a_place_that_is_told_after_the_load_does_not_stall() -> None:
+    actors = ScriptedActors({0: ["hang"]})
+    real, beats = actors.start, iter(range(10**9))
+
+    def start(worker_id: int, avoid_nodes: Sequence[str]) -> None:
+        real(worker_id, avoid_nodes)
+        actors._queue.reverse()
+
+    def beat() -> None:
+        actors.progress = {0: Progress(next(beats), "batch")}
+        if actors.progress[0].marks > 60:  # three times as long as a stall, with signs of life all along
+            actors._queue.append(Answer(0, SCORE, 0, result(0)))
+
+    actors.start = start  # type: ignore[method-assign]
+    heard = Heard()
+    heard.on_tick = beat
+    done = run(actors, 3, heard, size=PoolSize(1, 1.0, 0.0), stall_seconds=0.3)
+    assert done.error is None
+    assert (done.actors_lost, heard.notices) == (0, [])
+
+
+def test_a_load_that_hangs_on_every_actor_ends_it_with_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "PLACE_SECONDS", 0.1)
+    monkeypatch.setattr("engine.run.scheduling.fleet.FIRST_BACKOFF_SECONDS", 0.01)
+    done = run(ScriptedActors(loads=["hang"] * 9), 3, stall_seconds=0.2)
+    assert "3 actors in a row were lost while loading the model: stalled: loading the model" in str(done.error)
+
+
+def test_a_cluster_that_went_away_is_told_with_the_loss_that_began_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "PLACE_SECONDS", 0.2)
+    shards = {i: ["lost"] for i in range(6)}
+    done = run(ScriptedActors(shards, loads=[report(), report(), *["no place"] * 9]), 6)
+    assert str(done.error).endswith("; before that, actors were lost: ActorDiedError: killed")
+
+
+def test_actors_whose_bytes_differ_do_not_back_each_other_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.run.scheduling.stragglers.FLOOR_SECONDS", 0.05)
+    mixed = [report(), dataclasses.replace(report(), devices=(Device("GPU", "NVIDIA H100", 1),))]
+    heard, actors = Heard(), ScriptedActors({0: ["hang"]}, loads=mixed)
+    beats = iter(range(10**9))
+
+    def beat() -> None:
+        if next(beats) == 60:
+            actors._queue.append(Answer(0, SCORE, 0, result(0)))
+
+    heard.on_tick = beat
+    done = run(actors, 9, heard)
+    assert done.error is None
+    assert done.num_backups == 0
+    assert done.devices == {("CPU", ""), ("GPU", "NVIDIA H100")}
+
+
+def test_no_second_attempts_once_a_batch_was_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.run.scheduling.stragglers.FLOOR_SECONDS", 0.05)
+    heard, actors = Heard(), ScriptedActors({0: ["hang"], 1: [dataclasses.replace(result(1), batches_halved=1)]})
+    beats = iter(range(10**9))
+
+    def beat() -> None:
+        if next(beats) == 60:
+            actors._queue.append(Answer(0, SCORE, 0, result(0)))
+
+    heard.on_tick = beat
+    done = run(actors, 9, heard)
+    assert (done.error, done.num_backups, done.batches_halved) == (None, 0, 1)

@@ -664,3 +664,13 @@ def test_no_step_takes_longer_with_more_shards_and_workers(name: str) -> None:
         counts.append(count / (1 + len(actions)))
     assert counts[0] > 0
     assert counts[1] <= 3 * counts[0] + 200
+
+
+def test_what_is_done_is_not_kept_for_second_attempts() -> None:
+    scheduler, given = scheduler_with(20_000, 2)
+    now = 0.0
+    for worker_id, shard_id in given:  # grows while it is gone through
+        now += 0.1
+        given += assigned(scheduler.handle(ShardDone(worker_id, shard_id), now))
+        assert len(scheduler._stragglers._single) < 2_000
+    assert not scheduler.num_left

@@ -37,14 +37,40 @@ def test_batches_keep_a_call_alive_however_long_it_takes() -> None:
         watch.hear(1, {7: Progress(quarter, "batch")}, quarter * 25.0)
 
 
+def beat(watch: StallWatch, now: float, *shards: int) -> None:
+    watch.check(now)
+    watch.hear(5, {shard: Progress(int(now), "batch") for shard in shards}, now)
+
+
 def test_one_shard_that_hangs_is_found_beside_others_that_do_not() -> None:
     watch = StallWatch(100.0)
     for shard in (1, 2, 3):
         watch.begin(5, shard, 0.0)
-    for quarter in range(1, 4):
-        assert watch.check(quarter * 25.0) == ([5], [])
-        watch.hear(5, {1: Progress(quarter, "batch"), 2: Progress(0, "start"), 3: Progress(quarter, "batch")}, 1.0)
-    assert [worker for worker, _ in watch.check(101.0)[1]] == [5]
+    for now in range(25, 300, 25):
+        beat(watch, now, 1, 3)
+    assert watch.check(299.0) == ([], [])
+    ((worker, reason),) = watch.check(300.0)[1]
+    assert worker == 5
+    assert "shard 2 finished no batch and changed no phase for 300 s" in reason
+
+
+def test_one_shard_that_hangs_is_found_sooner_once_the_others_are_done() -> None:
+    watch = StallWatch(100.0)
+    for shard in (1, 2):
+        watch.begin(5, shard, 0.0)
+    for now in range(25, 151, 25):
+        beat(watch, now, 1)
+    watch.end(5, 1)
+    assert [worker for worker, _ in watch.check(175.0)[1]] == [5]
+
+
+def test_shards_that_take_turns_at_long_batches_do_not_stall() -> None:
+    watch = StallWatch(100.0)
+    for shard in (1, 2, 3):
+        watch.begin(5, shard, 0.0)
+    for turn in range(30):  # a batch takes 90 s
+        beat(watch, 90.0 * (turn + 1), turn % 3 + 1)
+        assert watch.check(90.0 * (turn + 1)) == ([], [])
 
 
 def test_loading_is_told_apart() -> None:

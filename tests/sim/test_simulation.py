@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from engine.errors import JobFailedError, StorageError
-from engine.run.scheduling import simulation
 from engine.run.schedule import MAX_ATTEMPTS, Scheduler
+from engine.run.scheduling import simulation
 from engine.run.scheduling.events import (
     AssignAttempt,
     CancelAttempt,
