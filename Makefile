@@ -38,10 +38,12 @@ chaos: $(READY)
 
 soak: $(READY)
 	$(BIN)/python tests/model/fuzz.py 300 1
+	$(BIN)/python tests/chaos/soak.py 10 1
 
 bench: $(READY)
 	$(BIN)/python bench/bad_rows.py
 	$(BIN)/python bench/encodings.py
+	$(BIN)/python bench/driver.py
 
 lock: $(READY)
 	$(LOCK) --output-file requirements.lock

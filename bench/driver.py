@@ -48,7 +48,7 @@ def measure(num_actors: int, num_shards: int) -> dict[str, float]:
     watcher = Watcher(
         lambda _: begun.append((time.process_time(), time.perf_counter())), lambda _: None, notices.append, lambda: None
     )
-    size = PoolSize(num_actors, CPU_SHARE, 0.0)
+    size = PoolSize(num_actors, num_actors, CPU_SHARE, 0.0)
     actors = ActorPool(None, b"", size, allow_cpu=True, actor_class=EmptyActor)  # type: ignore[arg-type]
     shards = [Shard(i, "", ()) for i in range(num_shards)]
     started = time.perf_counter()

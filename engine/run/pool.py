@@ -27,21 +27,14 @@ class NodeSize:
 class PoolSize:
     """Actors to hold, and the share of each."""
 
-    num_actors: int
-    """Actors asked for at the start."""
+    min_actors: int
+    """Actors to hold at least while there is work for them; so many are asked for at the start."""
+    max_actors: int
+    """Actors to hold at most; as many as at least for a pool of a fixed number."""
     cpus: float
     """CPUs of one actor; a fraction below 1 or a whole number."""
     gpus: float
     """GPUs of one actor; a fraction below 1 or a whole number."""
-    min_actors: int = 0
-    """Actors to hold at least while there is work for them; 0 is made `num_actors`."""
-    max_actors: int = 0
-    """Actors to hold at most; 0 is made `num_actors`."""
-
-    def __post_init__(self) -> None:
-        """Bound a pool of a fixed number by that number."""
-        object.__setattr__(self, "min_actors", self.min_actors or self.num_actors)
-        object.__setattr__(self, "max_actors", self.max_actors or self.num_actors)
 
     @property
     def threads(self) -> int:
@@ -51,7 +44,7 @@ class PoolSize:
     def __str__(self) -> str:
         """Write the demand as messages show it."""
         gpus = f", {self.gpus:g} GPU" if self.gpus else ""
-        number = str(self.num_actors)
+        number = str(self.min_actors)
         if self.min_actors < self.max_actors:
             number = f"{self.min_actors} to {self.max_actors}"
         actors = "actor" if number == "1" else "actors"
@@ -88,9 +81,9 @@ def size_pool(
         raise ClusterError(_nothing_there(actors, gpus_per_actor, nodes))
     has_gpus = any(node.gpus for node in nodes)
     gpus = gpus_per_actor if gpus_per_actor is not None else float(has_gpus)
-    low, high = _bounds(actors) or _fill(PoolSize(1, cpus_per_actor or 1.0, gpus), nodes)
+    low, high = _bounds(actors) or _fill(PoolSize(1, 1, cpus_per_actor or 1.0, gpus), nodes)
     low, high = min(low, num_shards), min(high, num_shards)
-    pool = PoolSize(low, 1.0 if cpus_per_actor is None else cpus_per_actor, gpus, low, high)
+    pool = PoolSize(low, high, 1.0 if cpus_per_actor is None else cpus_per_actor, gpus)
     # On a cluster that grows, what is there now says nothing of what will hold the actors asked for.
     if cpus_per_actor is None and count_rooms(pool, nodes) < low and (actors == "auto" or not can_grow):
         pool = _shrink(pool, nodes)
@@ -156,10 +149,10 @@ def _nothing_there(actors: int | str, gpus: float | None, nodes: Sequence[NodeSi
 def _shrink(pool: PoolSize, nodes: Sequence[NodeSize]) -> PoolSize:
     """Give every actor the largest share of a CPU with which all of them fit; leave it as it is if there is none."""
     counts = range(1, math.ceil(1 / MIN_CPU_SHARE) + 1)
-    per_node = {math.floor(node.cpus / n * 100) / 100 for node in nodes for n in {*counts, pool.num_actors}}
+    per_node = {math.floor(node.cpus / n * 100) / 100 for node in nodes for n in {*counts, pool.min_actors}}
     shares = sorted((share for share in per_node if MIN_CPU_SHARE <= share < 1), reverse=True)
     smaller = (dataclasses.replace(pool, cpus=share) for share in shares)
-    return next((each for each in smaller if count_rooms(each, nodes) >= each.num_actors), pool)
+    return next((each for each in smaller if count_rooms(each, nodes) >= each.min_actors), pool)
 
 
 def _show(nodes: Sequence[NodeSize]) -> str:

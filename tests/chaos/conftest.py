@@ -5,42 +5,15 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import graphs
 import pytest
-from chaos.scripts import (
-    BAD,
-    GOOD,
-    KILL_SECONDS,
-    NUM_FEATURES,
-    NUM_SHARDS,
-    Disk,
-    Given,
-    Jobs,
-    Output,
-    Quiet,
-    check_output,
-    command,
-    mount,
-    write_inputs,
-)
+from chaos.scripts import KILL_SECONDS, Disk, Given, Jobs, Output, make_given, mount
 from object_store import ObjectStore
 
 
 @pytest.fixture(scope="session")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
     """Inputs, a model, and what a local job that nothing disturbs makes of them."""
-    folder = tmp_path_factory.mktemp("given")
-    model, output = graphs.write(folder / "model.pb", graphs.linear(NUM_FEATURES)), Output.local(folder / "quiet")
-    write_inputs(folder / "in")
-    jobs = Jobs(folder)
-    try:
-        summary = jobs.start(command(model, folder / "in", output)).wait()
-    finally:
-        jobs.end()
-    assert (summary["parts"], summary["rows_out"], summary["rows_quarantined"]) == (NUM_SHARDS, len(GOOD), len(BAD))
-    quiet = Quiet(output.names(), output.hashes(), GOOD, BAD)
-    check_output(output, quiet)
-    return Given(model, folder / "in", quiet)
+    return make_given(tmp_path_factory.mktemp("given"))
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
+import graphs
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -165,6 +166,48 @@ def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> None:
         time.sleep(0.02)
 
 
+def processes_of(variable: str, value: str) -> list[int]:
+    """Return the ids of the living processes that were started with this in their environment."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and is_of(int(name), variable, value)]
+
+
+def is_of(pid: int, variable: str, value: str) -> bool:
+    """Return whether a living process was started with this in its environment."""
+    try:
+        return f"{variable}={value}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def send_signal(pid: int, number: signal.Signals, variable: str, value: str) -> bool:
+    """Signal a process, if it is still one of those; returns whether it was."""
+    try:
+        handle = os.pidfd_open(pid)  # a number that another process takes over in the meantime is not signalled
+    except ProcessLookupError:
+        return False
+    try:
+        if not is_of(pid, variable, value):
+            return False
+        signal.pidfd_send_signal(handle, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def kill_processes(variable: str, value: str) -> None:
+    """Kill all processes that were started with this in their environment, and wait until they are gone."""
+
+    def is_gone() -> bool:
+        left = processes_of(variable, value)
+        for pid in left:
+            send_signal(pid, signal.SIGKILL, variable, value)
+        return not left
+
+    wait_until(is_gone, KILL_SECONDS, "the end of all processes")
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a command ended."""
@@ -214,16 +257,19 @@ class Job:
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=errors, start_new_session=True
             )
 
-    def wait(self) -> dict[str, Any]:
-        """Wait for it to succeed, and return its summary."""
-        code = self.process.wait(JOB_SECONDS)
+    def wait(self, seconds: float = JOB_SECONDS) -> dict[str, Any]:
+        """Wait for it to succeed within that time, and return its summary."""
+        code = self.wait_for_end(seconds).code
         assert code == 0, f"exit code {code}: {self.told()[-4000:]}"
-        return json.loads((self._folder / "stdout").read_bytes())
+        return json.loads(self.printed())
 
     def wait_for_end(self, seconds: float = JOB_SECONDS) -> Ended:
         """Wait for it to end, however it does, and no longer than that."""
         started = time.monotonic()
-        code = self.process.wait(seconds)
+        try:
+            code = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"not at its end within {seconds:.0f} s: {self.told()[-4000:]}") from None
         return Ended(code, self.told(), time.monotonic() - started)
 
     def wait_for_point(self) -> int:
@@ -256,13 +302,7 @@ class Job:
 
     def processes(self) -> list[int]:
         """Return the ids of its processes that live, those of its Ray too."""
-        return [int(name) for name in os.listdir("/proc") if name.isdigit() and self._is_mine(int(name))]
-
-    def _is_mine(self, pid: int) -> bool:
-        try:
-            return f"{TOKEN}={self.token}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        except OSError:
-            return False
+        return processes_of(TOKEN, self.token)
 
     def kill_driver(self) -> None:
         """Kill the process that was started, and no other."""
@@ -274,26 +314,11 @@ class Job:
         if self.process.poll() is None:
             self.kill_driver()
 
-        def is_gone() -> bool:
-            left = self.processes()
-            for pid in left:
-                self._kill(pid)
-            return not left
+        kill_processes(TOKEN, self.token)
 
-        wait_until(is_gone, KILL_SECONDS, "the end of all processes")
-
-    def _kill(self, pid: int) -> None:
-        try:
-            handle = os.pidfd_open(pid)  # a number that another process takes over in the meantime is not killed
-        except ProcessLookupError:
-            return
-        try:
-            if self._is_mine(pid):
-                signal.pidfd_send_signal(handle, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        finally:
-            os.close(handle)
+    def printed(self) -> str:
+        """Return what it has written to stdout so far."""
+        return (self._folder / "stdout").read_text(errors="replace")
 
     def told(self) -> str:
         """Return what it has written to stderr so far."""
@@ -324,6 +349,21 @@ class Jobs:
         """Kill what is left."""
         for job in self._started:
             job.kill()
+
+
+def make_given(folder: Path) -> Given:
+    """Write inputs and a model, and find out what a local job that nothing disturbs makes of them."""
+    model, output = graphs.write(folder / "model.pb", graphs.linear(NUM_FEATURES)), Output.local(folder / "quiet")
+    write_inputs(folder / "in")
+    jobs = Jobs(folder)
+    try:
+        summary = jobs.start(command(model, folder / "in", output)).wait()
+    finally:
+        jobs.end()
+    assert (summary["parts"], summary["rows_out"], summary["rows_quarantined"]) == (NUM_SHARDS, len(GOOD), len(BAD))
+    quiet = Quiet(output.names(), output.hashes(), GOOD, BAD)
+    check_output(output, quiet)
+    return Given(model, folder / "in", quiet)
 
 
 @dataclass(frozen=True)

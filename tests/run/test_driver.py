@@ -36,7 +36,7 @@ from engine.run.pool import NodeSize, PoolSize
 from engine.run.spec import ShardResult
 
 SECONDS = dict.fromkeys(("read", "bind", "session", "write", "total"), 0.0)
-TWO = PoolSize(2, 1.0, 0.0)
+TWO = PoolSize(2, 2, 1.0, 0.0)
 CPU = (Device("CPU", "", 0),)
 
 
@@ -235,7 +235,7 @@ def test_a_shard_that_hangs_everywhere_is_set_aside() -> None:
 
 
 def test_a_load_that_hangs_is_replaced() -> None:
-    done = run(ScriptedActors(loads=["hang"]), 3, size=PoolSize(1, 1.0, 0.0), stall_seconds=0.2)
+    done = run(ScriptedActors(loads=["hang"]), 3, size=PoolSize(1, 1, 1.0, 0.0), stall_seconds=0.2)
     assert done.error is None
     assert done.actors_lost == 1
 
@@ -316,7 +316,7 @@ def test_a_place_that_is_told_after_the_load_does_not_stall() -> None:
     actors.start = start  # type: ignore[method-assign]
     heard = Heard()
     heard.on_tick = beat
-    done = run(actors, 3, heard, size=PoolSize(1, 1.0, 0.0), stall_seconds=0.3)
+    done = run(actors, 3, heard, size=PoolSize(1, 1, 1.0, 0.0), stall_seconds=0.3)
     assert done.error is None
     assert (done.actors_lost, heard.notices) == (0, [])
 

@@ -9,7 +9,7 @@ STATE = f"asked were 8 actors of 1 CPU, 1 GPU; {HAS}"
 
 
 def watch_with_nodes() -> PlaceWatch:
-    watch = PlaceWatch(PoolSize(8, 1.0, 1.0), 0.0)
+    watch = PlaceWatch(PoolSize(8, 8, 1.0, 1.0), 0.0)
     see(watch, 0.0)
     return watch
 

@@ -17,36 +17,36 @@ GPU_NODES = [NodeSize(4, 0), NodeSize(32, 4), NodeSize(32, 4)]  # a head without
     ("actors", "cpus", "gpus", "nodes", "num_shards", "expected"),
     [
         # auto: all GPUs, else all CPUs
-        ("auto", None, None, LAPTOP, 100, PoolSize(8, 1.0, 0.0)),
-        ("auto", None, None, TWO_GPUS, 100, PoolSize(2, 1.0, 1.0)),
-        ("auto", None, None, GPU_NODES, 100, PoolSize(8, 1.0, 1.0)),
-        ("auto", None, 0.5, TWO_GPUS, 100, PoolSize(4, 1.0, 0.5)),
-        ("auto", None, 0.1, TWO_GPUS, 100, PoolSize(20, 0.8, 0.1)),  # 16 CPUs for 20; ten shares of 0.1 fill a GPU
-        ("auto", None, 0.4, TWO_GPUS, 100, PoolSize(5, 1.0, 0.4)),
-        ("auto", None, 2.0, TWO_GPUS, 100, PoolSize(1, 1.0, 2.0)),
-        ("auto", None, 0.0, TWO_GPUS, 100, PoolSize(16, 1.0, 0.0)),  # GPUs there, none wanted
-        ("auto", 4.0, None, LAPTOP, 100, PoolSize(2, 4.0, 0.0)),
-        ("auto", 3.0, None, LAPTOP, 100, PoolSize(2, 3.0, 0.0)),
-        ("auto", 0.1, None, [NodeSize(1, 0)], 100, PoolSize(10, 0.1, 0.0)),  # not 9 by rounding
-        ("auto", 4.0, None, TWO_GPUS, 100, PoolSize(2, 4.0, 1.0)),
-        ("auto", None, None, [NodeSize(2, 0), NodeSize(2, 0), NodeSize(0, 0)], 100, PoolSize(4, 1.0, 0.0)),
+        ("auto", None, None, LAPTOP, 100, PoolSize(8, 8, 1.0, 0.0)),
+        ("auto", None, None, TWO_GPUS, 100, PoolSize(2, 2, 1.0, 1.0)),
+        ("auto", None, None, GPU_NODES, 100, PoolSize(8, 8, 1.0, 1.0)),
+        ("auto", None, 0.5, TWO_GPUS, 100, PoolSize(4, 4, 1.0, 0.5)),
+        ("auto", None, 0.1, TWO_GPUS, 100, PoolSize(20, 20, 0.8, 0.1)),  # 16 CPUs for 20; ten shares of 0.1 fill a GPU
+        ("auto", None, 0.4, TWO_GPUS, 100, PoolSize(5, 5, 1.0, 0.4)),
+        ("auto", None, 2.0, TWO_GPUS, 100, PoolSize(1, 1, 1.0, 2.0)),
+        ("auto", None, 0.0, TWO_GPUS, 100, PoolSize(16, 16, 1.0, 0.0)),  # GPUs there, none wanted
+        ("auto", 4.0, None, LAPTOP, 100, PoolSize(2, 2, 4.0, 0.0)),
+        ("auto", 3.0, None, LAPTOP, 100, PoolSize(2, 2, 3.0, 0.0)),
+        ("auto", 0.1, None, [NodeSize(1, 0)], 100, PoolSize(10, 10, 0.1, 0.0)),  # not 9 by rounding
+        ("auto", 4.0, None, TWO_GPUS, 100, PoolSize(2, 2, 4.0, 1.0)),
+        ("auto", None, None, [NodeSize(2, 0), NodeSize(2, 0), NodeSize(0, 0)], 100, PoolSize(4, 4, 1.0, 0.0)),
         # never more than shards
-        ("auto", None, None, LAPTOP, 3, PoolSize(3, 1.0, 0.0)),
-        ("auto", None, None, TWO_GPUS, 1, PoolSize(1, 1.0, 1.0)),
-        (64, None, None, LAPTOP, 2, PoolSize(2, 1.0, 0.0)),
+        ("auto", None, None, LAPTOP, 3, PoolSize(3, 3, 1.0, 0.0)),
+        ("auto", None, None, TWO_GPUS, 1, PoolSize(1, 1, 1.0, 1.0)),
+        (64, None, None, LAPTOP, 2, PoolSize(2, 2, 1.0, 0.0)),
         # a number
-        (1, None, None, LAPTOP, 100, PoolSize(1, 1.0, 0.0)),
-        (3, None, None, LAPTOP, 100, PoolSize(3, 1.0, 0.0)),
-        (2, 4.0, None, LAPTOP, 100, PoolSize(2, 4.0, 0.0)),
-        (4, None, 0.5, TWO_GPUS, 100, PoolSize(4, 1.0, 0.5)),
+        (1, None, None, LAPTOP, 100, PoolSize(1, 1, 1.0, 0.0)),
+        (3, None, None, LAPTOP, 100, PoolSize(3, 3, 1.0, 0.0)),
+        (2, 4.0, None, LAPTOP, 100, PoolSize(2, 2, 4.0, 0.0)),
+        (4, None, 0.5, TWO_GPUS, 100, PoolSize(4, 4, 1.0, 0.5)),
         # bounds, all of which there is room for
-        ("2:8", None, None, LAPTOP, 100, PoolSize(2, 1.0, 0.0, 2, 8)),
-        ("8:8", None, None, LAPTOP, 100, PoolSize(8, 1.0, 0.0)),
-        ("1:4", None, 0.5, TWO_GPUS, 100, PoolSize(1, 1.0, 0.5, 1, 4)),
-        ("2:64", None, None, LAPTOP, 5, PoolSize(2, 1.0, 0.0, 2, 5)),  # never more than shards
-        ("6:64", None, None, LAPTOP, 5, PoolSize(5, 1.0, 0.0)),
+        ("2:8", None, None, LAPTOP, 100, PoolSize(2, 8, 1.0, 0.0)),
+        ("8:8", None, None, LAPTOP, 100, PoolSize(8, 8, 1.0, 0.0)),
+        ("1:4", None, 0.5, TWO_GPUS, 100, PoolSize(1, 4, 1.0, 0.5)),
+        ("2:64", None, None, LAPTOP, 5, PoolSize(2, 5, 1.0, 0.0)),  # never more than shards
+        ("6:64", None, None, LAPTOP, 5, PoolSize(5, 5, 1.0, 0.0)),
         # shares shrink where the actors would not fit otherwise
-        ("auto", None, None, [NodeSize(1, 4)], 100, PoolSize(4, 0.25, 1.0)),
+        ("auto", None, None, [NodeSize(1, 4)], 100, PoolSize(4, 4, 0.25, 1.0)),
     ],
 )
 @pytest.mark.parametrize("can_grow", [True, False])
@@ -63,12 +63,14 @@ def test_pools(
 
 
 def test_a_number_of_actors_shrinks_to_what_is_there_unless_more_may_come() -> None:
-    assert size_pool(16, None, None, LAPTOP, 100, can_grow=False) == PoolSize(16, 0.5, 0.0)
-    assert size_pool(12, None, None, LAPTOP, 100, can_grow=False) == PoolSize(12, 0.66, 0.0)  # rounded down
+    assert size_pool(16, None, None, LAPTOP, 100, can_grow=False) == PoolSize(16, 16, 0.5, 0.0)
+    assert size_pool(12, None, None, LAPTOP, 100, can_grow=False) == PoolSize(12, 12, 0.66, 0.0)  # rounded down
     two_nodes = [NodeSize(3, 0), NodeSize(3, 0)]  # 6 / 7 of a CPU each would be three a node, six in all
-    assert size_pool(7, None, None, two_nodes, 100, can_grow=False) == PoolSize(7, 0.75, 0.0)
+    assert size_pool(7, None, None, two_nodes, 100, can_grow=False) == PoolSize(7, 7, 0.75, 0.0)
     for num_actors, nodes in ((16, LAPTOP), (7, two_nodes)):
-        assert size_pool(num_actors, None, None, nodes, 100, can_grow=True) == PoolSize(num_actors, 1.0, 0.0)
+        assert size_pool(num_actors, None, None, nodes, 100, can_grow=True) == PoolSize(
+            num_actors, num_actors, 1.0, 0.0
+        )
 
 
 @pytest.mark.parametrize(
@@ -94,8 +96,8 @@ def test_where_nothing_is_there_yet_it_is_said_what_to_type(
 
 
 def test_where_nothing_is_there_yet_what_is_said_is_taken() -> None:
-    assert size_pool("1:64", None, 1.0, [], 100, can_grow=True) == PoolSize(1, 1.0, 1.0, 1, 64)
-    assert size_pool(8, None, 1.0, [NodeSize(0, 0)], 100, can_grow=True) == PoolSize(8, 1.0, 1.0)
+    assert size_pool("1:64", None, 1.0, [], 100, can_grow=True) == PoolSize(1, 64, 1.0, 1.0)
+    assert size_pool(8, None, 1.0, [NodeSize(0, 0)], 100, can_grow=True) == PoolSize(8, 8, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,7 @@ def test_shares_shrink_until_the_actors_fit_on_nodes(
     actors: int | str, nodes: list[NodeSize], num_actors: int, can_grow: bool
 ) -> None:
     pool = size_pool(actors, None, None, nodes, 100, can_grow)
-    assert pool.num_actors == num_actors
+    assert pool.min_actors == num_actors
     assert pool.cpus > 0
     rooms = [int(node.cpus / pool.cpus + 1e-9) for node in nodes if node.gpus or not pool.gpus]
     assert sum(rooms) >= num_actors
@@ -149,29 +151,29 @@ def test_what_does_not_fit_is_refused_unless_the_cluster_can_grow(
     with pytest.raises(ClusterError) as caught:
         size_pool(actors, cpus, gpus, nodes, 100, can_grow=False)
     assert all(word in str(caught.value) for word in [*words, "--actors"])
-    assert size_pool(actors, cpus, gpus, nodes, 100, can_grow=True).num_actors == actors
+    assert size_pool(actors, cpus, gpus, nodes, 100, can_grow=True).min_actors == actors
 
 
 @pytest.mark.parametrize("nodes", [[], [NodeSize(1, 0)]])
 def test_a_cluster_that_can_grow_gives_each_actor_its_cpu(nodes: list[NodeSize]) -> None:
     # nodes will come for what is asked; a share of what is there now would pack 64 actors on the head
-    assert size_pool(64, None, 1.0, nodes, 100, can_grow=True) == PoolSize(64, 1.0, 1.0)
+    assert size_pool(64, None, 1.0, nodes, 100, can_grow=True) == PoolSize(64, 64, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(0.25, 1), (1.0, 1), (2.0, 2), (8.0, 8), (0.0, 1)])
 def test_threads_are_whole_cpus_and_never_none(cpus: float, threads: int) -> None:
-    assert PoolSize(1, cpus, 0.0).threads == threads
+    assert PoolSize(1, 1, cpus, 0.0).threads == threads
 
 
 @pytest.mark.parametrize(
     ("actors", "gpus", "nodes", "fixed", "growing"),
     [
-        ("2:64", None, LAPTOP, PoolSize(2, 1.0, 0.0, 2, 8), PoolSize(2, 1.0, 0.0, 2, 64)),
-        ("2:64", None, TWO_GPUS, PoolSize(2, 1.0, 1.0), PoolSize(2, 1.0, 1.0, 2, 64)),
-        ("1:64", 0.5, GPU_NODES, PoolSize(1, 1.0, 0.5, 1, 16), PoolSize(1, 1.0, 0.5, 1, 64)),
-        ("16:64", None, LAPTOP, PoolSize(16, 0.5, 0.0), PoolSize(16, 1.0, 0.0, 16, 64)),  # shrunk until MIN fits
-        ("12:64", None, LAPTOP, PoolSize(12, 0.66, 0.0), PoolSize(12, 1.0, 0.0, 12, 64)),
-        ("2:200", None, LAPTOP, PoolSize(2, 1.0, 0.0, 2, 8), PoolSize(2, 1.0, 0.0, 2, 100)),  # 100 shards
+        ("2:64", None, LAPTOP, PoolSize(2, 8, 1.0, 0.0), PoolSize(2, 64, 1.0, 0.0)),
+        ("2:64", None, TWO_GPUS, PoolSize(2, 2, 1.0, 1.0), PoolSize(2, 64, 1.0, 1.0)),
+        ("1:64", 0.5, GPU_NODES, PoolSize(1, 16, 1.0, 0.5), PoolSize(1, 64, 1.0, 0.5)),
+        ("16:64", None, LAPTOP, PoolSize(16, 16, 0.5, 0.0), PoolSize(16, 64, 1.0, 0.0)),  # shrunk until MIN fits
+        ("12:64", None, LAPTOP, PoolSize(12, 12, 0.66, 0.0), PoolSize(12, 64, 1.0, 0.0)),
+        ("2:200", None, LAPTOP, PoolSize(2, 8, 1.0, 0.0), PoolSize(2, 100, 1.0, 0.0)),  # 100 shards
     ],
 )
 def test_the_most_is_cut_to_what_fits_unless_the_cluster_can_grow(
@@ -187,27 +189,21 @@ def test_the_least_has_to_fit_where_the_cluster_cannot_grow() -> None:
     assert "3 to 8 actors of 1 CPU, 1 GPU were asked, the cluster has 1 node with 16 CPUs and 2 GPUs" in str(
         caught.value
     )
-    assert size_pool("3:8", None, 1.0, TWO_GPUS, 100, can_grow=True) == PoolSize(3, 1.0, 1.0, 3, 8)
+    assert size_pool("3:8", None, 1.0, TWO_GPUS, 100, can_grow=True) == PoolSize(3, 8, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(
     ("pool", "text"),
     [
-        (PoolSize(1, 1.0, 0.0), "1 actor of 1 CPU"),
-        (PoolSize(12, 0.5, 0.25), "12 actors of 0.5 CPU, 0.25 GPU"),
-        (PoolSize(2, 1.0, 1.0, 2, 8), "2 to 8 actors of 1 CPU, 1 GPU"),
-        (PoolSize(1, 2.0, 0.0, 1, 64), "1 to 64 actors of 2 CPU"),
-        (PoolSize(3, 1.0, 0.0, 3, 3), "3 actors of 1 CPU"),
+        (PoolSize(1, 1, 1.0, 0.0), "1 actor of 1 CPU"),
+        (PoolSize(12, 12, 0.5, 0.25), "12 actors of 0.5 CPU, 0.25 GPU"),
+        (PoolSize(2, 8, 1.0, 1.0), "2 to 8 actors of 1 CPU, 1 GPU"),
+        (PoolSize(1, 64, 2.0, 0.0), "1 to 64 actors of 2 CPU"),
+        (PoolSize(3, 3, 1.0, 0.0), "3 actors of 1 CPU"),
     ],
 )
 def test_a_pool_as_messages_show_it(pool: PoolSize, text: str) -> None:
     assert str(pool) == text
-
-
-def test_a_pool_of_a_fixed_number_is_bound_by_it() -> None:
-    pool = PoolSize(3, 1.0, 0.0)
-    assert (pool.min_actors, pool.max_actors) == (3, 3)
-    assert pool == PoolSize(3, 1.0, 0.0, 3, 3)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +222,7 @@ def test_a_pool_of_a_fixed_number_is_bound_by_it() -> None:
     ],
 )
 def test_rooms_are_counted_node_by_node(cpus: float, gpus: float, nodes: list[NodeSize], rooms: int) -> None:
-    assert count_rooms(PoolSize(2, cpus, gpus, 2, 5), nodes) == rooms
+    assert count_rooms(PoolSize(2, 5, cpus, gpus), nodes) == rooms
 
 
 SHARES = st.one_of(st.none(), st.sampled_from([0.1, 0.25, 0.4, 0.5, 1.0, 2.0, 4.0]))
@@ -243,7 +239,7 @@ def test_a_pool_is_within_its_bounds_and_fits(
         pool = size_pool(actors, cpus, gpus, nodes, num_shards, can_grow)
     except ClusterError:
         return
-    assert 1 <= pool.min_actors == pool.num_actors <= pool.max_actors <= num_shards
+    assert 1 <= pool.min_actors <= pool.max_actors <= num_shards
     if not can_grow:
         assert pool.max_actors <= count_rooms(pool, nodes)
     if actors == "auto":
@@ -271,11 +267,16 @@ def test_a_number_is_a_pool_whose_bounds_are_one(
     assert outcome(low) == outcome(f"{low}:{low}")
 
 
-@given(st.builds(PoolSize, st.just(1), st.sampled_from([0.1, 0.5, 1.0, 3.0]), st.sampled_from([0.0, 0.5, 1.0])), NODES)
+@given(
+    st.builds(
+        PoolSize, st.just(1), st.just(1), st.sampled_from([0.1, 0.5, 1.0, 3.0]), st.sampled_from([0.0, 0.5, 1.0])
+    ),
+    NODES,
+)
 def test_rooms_add_up_over_nodes_and_do_not_depend_on_the_number_asked(pool: PoolSize, nodes: list[NodeSize]) -> None:
     rooms = count_rooms(pool, nodes)
     assert rooms == sum(count_rooms(pool, [node]) for node in nodes)
-    assert rooms == count_rooms(replace(pool, num_actors=7, min_actors=7, max_actors=9), nodes)
+    assert rooms == count_rooms(replace(pool, min_actors=7, max_actors=9), nodes)
     assert all(count_rooms(pool, [node]) * pool.cpus <= node.cpus + 1e-6 for node in nodes)
     assert all(count_rooms(pool, [node]) * pool.gpus <= node.gpus + 1e-6 for node in nodes)
     if not pool.gpus:

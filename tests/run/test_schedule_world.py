@@ -125,7 +125,7 @@ class World(RuleBasedStateMachine):
 
     @property
     def wanted(self) -> int:
-        return min(self.max_workers, self.left, max(self.min_workers, math.ceil(self.left / 3)))
+        return min(self.kept, max(self.min_workers, math.ceil(self.left / 3)))
 
     @property
     def kept(self) -> int:

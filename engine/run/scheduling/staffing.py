@@ -22,13 +22,13 @@ class PoolLimits:
     """How many workers a run may hold."""
 
     min_workers: int
-    """Workers that are asked for as long as there is a shard for each."""
+    """Workers that are asked for as long as there is a shard for each, and some spare ones."""
     max_workers: int
     """Workers that are asked for where each of them has several shards to do."""
 
     def wanted(self, num_left: int) -> int:
         """Return how many workers to hold while so many shards are left."""
-        return min(self.max_workers, num_left, max(self.min_workers, math.ceil(num_left / SHARDS_PER_WORKER)))
+        return min(self.kept(num_left), max(self.min_workers, math.ceil(num_left / SHARDS_PER_WORKER)))
 
     def kept(self, num_left: int) -> int:
         """Return how many workers to keep at most while so many shards are left, spare ones included."""

@@ -1,17 +1,22 @@
-"""Stops a process of a job at a scripted point, for tests that kill jobs there.
+"""Stops a process of a job at a scripted point, or has actors meet with what a script says, for tests of both.
 
 Python imports this file by its name at every start where `PYTHONPATH` leads here, so the driver and Ray's actors, which
-inherit the environment, all have it. Without `ICEFLOE_FAULT` it does nothing. It wraps one function of the engine once
-that is imported and imports nothing of the engine, Ray or pyarrow itself, so that jobs start as they always do. When
-the code moves, `POINTS` is all that changes.
+inherit the environment, all have it. Without `ICEFLOE_FAULT` and `ICEFLOE_SCRIPT` it does nothing. It wraps functions
+of the engine once these are imported and imports nothing of the engine, Ray or pyarrow itself, so that jobs start as
+they always do. When the code moves, `POINTS` and `Script.modules` are all that changes.
 """
 
+import contextlib
+import ctypes
+import dataclasses
 import functools
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import itertools
 import json
 import os
+import resource
 import sys
 import threading
 import time
@@ -25,6 +30,8 @@ Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 Change = tuple[str, Wrap]
 
 PAUSE_SECONDS = 240.0
+ROOM_BYTES = 128 * 2**20
+HELD: list[bytearray] = []
 
 
 @dataclass(frozen=True)
@@ -178,6 +185,135 @@ class Fault:
         temporary.replace(self._markers / name)
 
 
+class Script:
+    """What befalls the actors of a cluster: a JSON file says it, which the test may write anew while they run.
+
+    `shards` has for a shard a list of outcomes, one for each attempt at it, whoever makes it, and nothing befalls those
+    after; or one outcome for all of them. An outcome is an action and a phase, as in "hang in read". `load` has actions
+    likewise, for the loads of all actors. `pace` is how long each batch of a shard takes at least, in seconds. `blind`
+    ("input" or "output") is what the node does not see, and `versions` are those that it pretends to have.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Take the file; the folder `marks` beside it counts attempts and loads."""
+        self._path = Path(path)
+        self._marks = self._path.parent / "marks"
+        self._here = threading.local()
+
+    def modules(self) -> dict[str, list[Change]]:
+        """Return the functions to wrap of each module, and by what."""
+        return {
+            "engine.run.actor": [("check_node", self._load), ("installed_versions", self._pretend)],
+            "engine.run.shard": [("Scorer.score", self._score)],
+            "engine.data.source": [("read_slices", functools.partial(self._befall, "read"))],
+            "engine.run.batches": [("score_batch", functools.partial(self._befall, "session"))],
+            "engine.data.sink": [("PartWriter.write", functools.partial(self._befall, "write"))],
+        }
+
+    def _read(self) -> dict[str, Any]:
+        return json.loads(self._path.read_bytes())
+
+    def _next(self, mark: str, outcomes: list[str] | str) -> str:
+        """Count one more of what `mark` says, over all processes, and return its outcome."""
+        for nth in itertools.count(1):
+            try:
+                descriptor = os.open(self._marks / f"{mark}-{nth}", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            except FileExistsError:
+                continue
+            os.write(descriptor, str(os.getpid()).encode())
+            os.close(descriptor)
+            break
+        return outcomes if isinstance(outcomes, str) else next(iter(outcomes[nth - 1 :]), "")
+
+    def _load(self, check_node: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(check_node)
+        def wrapped(spec: Any) -> Any:
+            script = self._read()
+            _act(self._next("load", script.get("load", "")))
+            if script.get("blind") == "output":
+                spec = dataclasses.replace(spec, output=f"{spec.output}-elsewhere")
+            if script.get("blind") == "input":
+                first = spec.samples[0]
+                spec = dataclasses.replace(spec, samples=(dataclasses.replace(first, path=f"{first.path}-elsewhere"),))
+            return check_node(spec)
+
+        return wrapped
+
+    def _pretend(self, installed_versions: Callable[[], dict[str, str]]) -> Callable[[], dict[str, str]]:
+        @functools.wraps(installed_versions)
+        def wrapped() -> dict[str, str]:
+            return installed_versions() | self._read().get("versions", {})
+
+        return wrapped
+
+    def _score(self, score: Callable[..., Any]) -> Callable[..., Any]:
+        """Note which outcome the attempt of this thread has; all of it runs in this thread."""
+
+        @functools.wraps(score)
+        def wrapped(scorer: Any, shard: Any, attempt: Any) -> Any:
+            outcomes = self._read().get("shards", {}).get(str(shard.shard_id), "")
+            self._here.outcome = self._next(f"shard-{shard.shard_id}", outcomes)
+            try:
+                return score(scorer, shard, attempt)
+            finally:
+                self._here.outcome = None
+
+        return wrapped
+
+    def _befall(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapped(*args: Any, **named: Any) -> Any:
+            outcome = getattr(self._here, "outcome", None)
+            if outcome is None:  # not of a shard
+                return function(*args, **named)
+            action, _, where = outcome.rpartition(" in ")
+            if where == phase:
+                self._here.outcome = ""
+                _act(action)
+            started = time.monotonic()
+            result = function(*args, **named)
+            while phase == "session" and time.monotonic() - started < self._read().get("pace", 0):
+                time.sleep(0.05)
+            return result
+
+        return wrapped
+
+
+def _act(action: str) -> None:
+    """Do what a script says; nothing for an empty action."""
+    match action.split():
+        case []:
+            return
+        case ["hang"]:
+            time.sleep(3600)
+        case ["sleep", seconds]:
+            time.sleep(float(seconds))
+        case ["exit"]:
+            os._exit(1)
+        case ["segfault"]:
+            ctypes.string_at(0)
+        case ["storage", "error"]:
+            raise sys.modules["engine.errors"].StorageError("a store that was made to fail")
+        case ["no", "memory"]:
+            _limit_memory()
+            held = []
+            while True:
+                held.append(bytearray(ROOM_BYTES // 8))
+        case ["no", "memory", "from", "now", "on"]:
+            _limit_memory()
+            with contextlib.suppress(MemoryError):
+                while True:
+                    HELD.append(bytearray(2**20))
+        case _:
+            raise ValueError(f"no such action: {action!r}")
+
+
+def _limit_memory() -> None:
+    """Leave this process little room; what it takes of that without writing to it is not really used."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + ROOM_BYTES, resource.RLIM_INFINITY))
+
+
 def _change(module: ModuleType, changes: list[Change]) -> None:
     """Put wrapped functions in the place of some; whoever imports them later gets the wrapped ones."""
     for function, wrap in changes:
@@ -210,3 +346,5 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 if "ICEFLOE_FAULT" in os.environ:
     sys.meta_path.insert(0, _Finder(Fault(**json.loads(os.environ["ICEFLOE_FAULT"])).modules()))
+if "ICEFLOE_SCRIPT" in os.environ:
+    sys.meta_path.insert(0, _Finder(Script(os.environ["ICEFLOE_SCRIPT"]).modules()))
