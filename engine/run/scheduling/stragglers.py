@@ -68,10 +68,10 @@ class Stragglers:
         while self._single and len(passed) < LOOK_AHEAD:
             since, shard_id = self._single[0]
             trial = self._trials.get(shard_id)
-            is_single = trial is not None and list(trial.runners.values()) == [since]
+            is_single = trial is not None and not trial.is_suspect and list(trial.runners.values()) == [since]
             if is_single and now - since < self.durations.straggler_seconds:
                 break
-            heapq.heappop(self._single)  # also where it is done, or has a second attempt
+            heapq.heappop(self._single)  # also where it is done, has a second attempt, or must be alone
             if trial is None or not is_single:
                 continue
             worker_id = choose(trial)
