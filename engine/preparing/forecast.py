@@ -13,9 +13,9 @@ from engine.data.ledger import SUMMARY, Ledger
 from engine.errors import ConfigError
 from engine.preparing.prepare import Job
 from engine.run.scheduling.fleet import SHARDS_PER_WORKER
-from engine.run.scheduling.simulation import simulate
 from engine.run.scheduling.staffing import PoolLimits
-from engine.run.scheduling.world import World
+from engine.run.simulating.simulation import simulate
+from engine.run.simulating.world import World
 
 # A model of some hundred MB into a fresh process; only until there is a summary.
 ASSUMED_LOAD_SECONDS = 10.0

@@ -32,10 +32,11 @@ from engine.errors import (
 )
 from engine.model.devices import Device
 from engine.model.session import ModelSession, SessionOptions, load_session
-from engine.run.attempt import Attempt, Progress
+from engine.run.attempt import Attempt
 from engine.run.plan import Shard
 from engine.run.shard import Scorer
 from engine.run.spec import ScoringSpec, ShardResult
+from engine.run.stalls import Progress
 from engine.run.versions import installed_versions
 
 LOADING = -1

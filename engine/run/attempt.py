@@ -13,16 +13,7 @@ from engine.data.manifest import RowCounts
 from engine.data.quarantine import Quarantine
 from engine.data.source import Slice
 from engine.errors import JobFailedError
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a call to an actor is."""
-
-    marks: int
-    """Batches finished and phases ended so far."""
-    phase: str
-    """The phase that ended last."""
+from engine.run.stalls import Progress
 
 
 @dataclass(slots=True)

@@ -11,9 +11,17 @@ import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from engine.run.attempt import Progress
-
 CHECKS_PER_TIMEOUT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a call to an actor is."""
+
+    marks: int
+    """Batches finished and phases ended so far."""
+    phase: str
+    """The phase that ended last."""
 
 
 @dataclass(slots=True)

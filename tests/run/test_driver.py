@@ -26,7 +26,6 @@ from engine.errors import (
 from engine.model.devices import Device
 from engine.run import driver, places
 from engine.run.actor import LOADING, LoadReport
-from engine.run.attempt import Progress
 from engine.run.cluster import LOAD, NODES, PLACE, PROGRESS, SCORE, Answer
 from engine.run.driver import RunRules, run_shards
 from engine.run.interrupt import interruptible
@@ -34,6 +33,7 @@ from engine.run.outcome import PoolRun, Watcher
 from engine.run.plan import Shard
 from engine.run.pool import NodeSize, PoolSize
 from engine.run.spec import ShardResult
+from engine.run.stalls import Progress
 
 SECONDS = dict.fromkeys(("read", "bind", "session", "write", "total"), 0.0)
 TWO = PoolSize(2, 2, 1.0, 0.0)

@@ -1,7 +1,7 @@
 import pytest
 
-from engine.run.attempt import Attempt, Progress
-from engine.run.stalls import StallWatch
+from engine.run.attempt import Attempt
+from engine.run.stalls import Progress, StallWatch
 
 
 def test_a_call_is_asked_for_every_quarter_and_stalls_without_a_sign() -> None:

@@ -24,9 +24,9 @@ SCENARIOS: dict[str, dict[str, float]] = {
 
 def measure(name: str, num_actors: int, has_clock: bool = False) -> dict[str, Any]:
     """Run one scenario in this process, and return its figures."""
-    from engine.run.scheduling.simulation import simulate
     from engine.run.scheduling.staffing import PoolLimits
-    from engine.run.scheduling.world import World
+    from engine.run.simulating.simulation import simulate
+    from engine.run.simulating.world import World
 
     num_shards = num_actors * SHARDS_PER_ACTOR
     world = World(-(-num_actors // ACTORS_PER_NODE), ACTORS_PER_NODE, **SCENARIOS[name])

@@ -8,7 +8,6 @@ import pytest
 
 from engine.errors import JobFailedError, StorageError
 from engine.run.schedule import MAX_ATTEMPTS, Scheduler
-from engine.run.scheduling import simulation
 from engine.run.scheduling.events import (
     AssignAttempt,
     CancelAttempt,
@@ -19,9 +18,10 @@ from engine.run.scheduling.events import (
     WorkerLost,
 )
 from engine.run.scheduling.fleet import SHARDS_PER_WORKER
-from engine.run.scheduling.simulation import simulate
 from engine.run.scheduling.staffing import PoolLimits
-from engine.run.scheduling.world import Simulated, World
+from engine.run.simulating import simulation
+from engine.run.simulating.simulation import simulate
+from engine.run.simulating.world import Simulated, World
 
 FAULTS: dict[str, Any] = {"slow_share": 0.05, "slow_factor": 10.0, "lost_per_hour": 0.01}
 

@@ -1,1 +1,1 @@
-"""What the scheduler is made of, and a simulated cluster for it."""
+"""What the scheduler is made of."""

@@ -30,7 +30,7 @@ from engine.run.scheduling.events import (
     WorkerReady,
 )
 from engine.run.scheduling.staffing import PoolLimits
-from engine.run.scheduling.world import Simulated, StepCost, World
+from engine.run.simulating.world import Simulated, StepCost, World
 
 # Any event lets the scheduler look at its clock; where it is quiet, it is told the time so often, and the longer it
 # stays quiet the more seldom: never later than by this share of the quiet.

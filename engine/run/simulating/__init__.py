@@ -1,0 +1,1 @@
+"""A cluster that is simulated, for the real scheduler to run."""
