@@ -31,10 +31,10 @@ fast: $(READY)
 	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not ray and not tf and not store and not chaos and not gpu and not sim"
 
 test: $(READY)
-	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not gpu and not chaos"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not gpu and not chaos and not sim"
 
 chaos: $(READY)
-	$(BIN)/pytest $(SIDE_BY_SIDE) tests/chaos tests/end_to_end/test_stores.py
+	$(BIN)/pytest $(SIDE_BY_SIDE) tests/chaos tests/sim tests/end_to_end/test_stores.py
 
 soak: $(READY)
 	$(BIN)/python tests/model/fuzz.py 300 1

@@ -57,7 +57,7 @@ def loaded(job: Job) -> ScoringActor:
 def test_it_loads_once_and_scores_shards(job: Job) -> None:
     actor, report = load(job)
     assert isinstance(report, LoadReport)
-    assert (report.device, report.visible_gpus, report.threads) == ("CPU", "", 1)
+    assert (report.devices[0].kind, report.visible_gpus, report.threads) == ("CPU", "", 1)
     assert report.schema.names == ["id", "prediction"]
     assert report.peak_bytes > 100e6
     assert pickle.loads(pickle.dumps(report)) == report

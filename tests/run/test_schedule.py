@@ -200,16 +200,29 @@ def test_few_shards_are_shared_out_among_those_that_have_a_place() -> None:
     assert [assigned(scheduler.handle(WorkerReady(worker), 1)) for worker in workers] == [[(0, 0)], [(1, 1)], [(2, 2)]]
 
 
-def test_a_worker_with_three_failures_in_a_row_rests() -> None:
-    scheduler, _ = scheduler_with(10, 1)
-    for shard in range(2):
-        assert assigned(scheduler.handle(ShardFailed(0, shard, AWAY), 0))
+def test_a_worker_with_three_failures_in_a_row_rests_while_another_is_awake() -> None:
+    scheduler, _ = scheduler_with(30, 2)  # 0, 1, 2 on the first
+    for shard, then in ((0, 6), (1, 7)):
+        assert assigned(scheduler.handle(ShardFailed(0, shard, AWAY), 0)) == [(0, then)]
     assert scheduler.handle(ShardFailed(0, 2, AWAY), 0) == []
     assert scheduler.handle(Tick(), 0.99) == []
-    assert len(assigned(scheduler.handle(Tick(), 1))) == 1
-    assert scheduler.handle(ShardFailed(0, 3, AWAY), 1) == []
+    assert assigned(scheduler.handle(Tick(), 1)) == [(0, 8)]
+    assert scheduler.handle(ShardFailed(0, 8, AWAY), 1) == []
     assert scheduler.handle(Tick(), 2.99) == []
-    assert len(assigned(scheduler.handle(Tick(), 3))) == 1
+    assert assigned(scheduler.handle(Tick(), 3)) == [(0, 9)]
+
+
+def test_the_last_worker_awake_does_not_rest_so_that_the_end_comes_soon() -> None:
+    scheduler, pairs = scheduler_with(30, 1)
+    now, given = 0.0, pairs
+    for _ in range(200):
+        now += 0.5
+        actions = [each for worker, shard in given for each in scheduler.handle(ShardFailed(worker, shard, AWAY), now)]
+        if Finish(AWAY) in actions:
+            break
+        given = assigned([*actions, *scheduler.handle(Tick(), now)])
+    assert Finish(AWAY) in actions
+    assert now < 30
 
 
 def test_a_shard_done_breaks_the_row_of_failures() -> None:

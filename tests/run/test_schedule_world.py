@@ -78,6 +78,7 @@ class World(RuleBasedStateMachine):
         self.occupied: set[int] = set()  # ready workers whose shard must have no company
         self.worker_failures: dict[int, int] = {}
         self.rests_until: dict[int, float] = {}
+        self.resting: set[int] = set()
         self.gone: set[int] = set()
         self.stalled: int | None = None
         # Losses.
@@ -162,6 +163,7 @@ class World(RuleBasedStateMachine):
 
     def send(self, event: Event) -> None:
         actions = self.scheduler.handle(event, self.now)
+        self.resting = {each for each in self.resting if self.rests_until[each] > self.now}
         if self.avoided() != self.last_avoided:
             self.last_avoided, self.avoided_since = self.avoided(), self.now
         self.play(actions)
@@ -465,7 +467,10 @@ class World(RuleBasedStateMachine):
         self.not_before[shard] = self.now + pause(self.failures[shard])
         self.worker_failures[worker] = row = self.worker_failures.get(worker, 0) + 1
         if row >= IN_A_ROW:
-            self.rests_until[worker] = self.now + pause(row - IN_A_ROW + 1)
+            awake = [each for each in self.loads if each not in self.resting]
+            if worker in self.resting or len(awake) > 1:  # one always stays awake
+                self.resting.add(worker)
+                self.rests_until[worker] = self.now + pause(row - IN_A_ROW + 1)
         if is_fatal or (self.failures[shard] >= self.max_attempts and not self.runners[shard]):
             self.expected = [error]
         self.send(ShardFailed(worker, shard, error))

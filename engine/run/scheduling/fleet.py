@@ -56,6 +56,7 @@ class Fleet:
         # Not plain dicts: to look for the first of one steps over all that were taken from before it.
         self._open: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(SHARDS_PER_WORKER)]
         self._resting: list[tuple[float, int]] = []
+        self._num_resting = 0
         self._next_worker_id = 0
         self._draining: int | None = None
         self.asked: OrderedDict[int, None] = OrderedDict()
@@ -130,6 +131,7 @@ class Fleet:
         self._leave_loading(worker_id)
         if worker.is_ready:
             self.num_ready -= 1
+            self._num_resting -= bool(worker.rests_until)
             self._close(worker)
         return worker
 
@@ -187,9 +189,14 @@ class Fleet:
         return worker
 
     def blame(self, worker: Worker, now: float) -> None:
-        """Note that an attempt failed on a worker; after several in a row it rests for a while."""
+        """Note that an attempt failed on a worker; after several in a row it rests for a while.
+
+        One always stays awake: where all fail alike, the run is to end, and soon.
+        """
         worker.failures += 1
-        if worker.failures >= FAILURES_BEFORE_REST:
+        is_resting = bool(worker.rests_until)
+        if worker.failures >= FAILURES_BEFORE_REST and (is_resting or self.num_ready - self._num_resting > 1):
+            self._num_resting += not is_resting
             self._close(worker)
             worker.rests_until = now + backoff_seconds(worker.failures - FAILURES_BEFORE_REST + 1)
             heapq.heappush(self._resting, (worker.rests_until, worker.worker_id))
@@ -200,6 +207,7 @@ class Fleet:
             worker = self._workers.get(heapq.heappop(self._resting)[1])
             if worker is not None and worker.rests_until <= now:
                 worker.rests_until = 0.0
+                self._num_resting -= 1
                 self._close(worker)
                 self._open_up(worker)
 
