@@ -220,7 +220,7 @@ def summarise(job: Job, ledger: Ledger, manifest: list[ManifestRow], run: PoolRu
     counts = sum((row.counts for row in manifest), RowCounts())
     halved = run.batches_halved
     unstable = [f"random operation {name}" for name in job.model.random_operations[:1]]
-    unstable += [f"{halved} batches halved: the device ran out of memory"] if halved else []
+    unstable += [f"batches halved because the device ran out of memory: {halved}"] if halved else []
     names = sorted(name or kind for kind, name in run.devices)
     unstable += [f"actors computed on different devices: {', '.join(names)}"] if len(names) > 1 else []
     return Summary(

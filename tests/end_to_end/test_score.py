@@ -52,6 +52,19 @@ def test_every_row_is_scored_once_and_in_order(model: str, inputs: str, tmp_path
     np.testing.assert_allclose(np.stack(table["prediction"].to_numpy()), expected, rtol=1e-5)
 
 
+def test_a_device_without_room_halves_the_batches_and_says_so(inputs: str, tmp_path: Path) -> None:
+    """TensorFlow's own ResourceExhaustedError, of a graph that asks for more than any allocator gives."""
+    model = graphs.write(tmp_path / "hungry.pb", graphs.hungry(40, NUM_FEATURES))
+    summary = run(model, inputs, tmp_path / "out", batch_size=64, actors=1)
+    assert summary.rows_out == 400
+    assert summary.batches_halved == 1  # and then it is known
+    assert not summary.bytes_stable
+    assert summary.bytes_stable_reason == "batches halved because the device ran out of memory: 1"
+    scored = ds.dataset(sorted(map(str, (tmp_path / "out").glob("part-*")))).to_table().sort_by("id")
+    rows = np.stack(ds.dataset(inputs).to_table().sort_by("id")["inputs"].to_numpy())
+    np.testing.assert_allclose(np.stack(scored["prediction"].to_numpy()), softmax(rows, model), rtol=1e-5)
+
+
 def test_the_files_of_a_job(model: str, inputs: str, tmp_path: Path) -> None:
     output = tmp_path / "out"
     summary = run(model, inputs, output, shard_size=1000)
