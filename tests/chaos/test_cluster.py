@@ -194,7 +194,7 @@ def test_an_object_store_that_is_full(nodes: Nodes, jobs: Jobs, given: Given, tm
 
 def check_stall(job: Job, words: str) -> None:
     summary = job.wait(END_SECONDS)
-    assert re.search(rf"stalled: {words} .* for {STALL_SECONDS} s", job.told()), job.told()
+    assert re.search(rf"stalled: {words} .* for [0-9]+ s", job.told()), job.told()
     assert summary["actors_lost"] == 1
 
 
