@@ -49,7 +49,7 @@ def measure(num_actors: int, num_shards: int) -> dict[str, float]:
         lambda _: begun.append((time.process_time(), time.perf_counter())), lambda _: None, notices.append, lambda: None
     )
     size = PoolSize(num_actors, num_actors, CPU_SHARE, 0.0)
-    actors = ActorPool(None, b"", size, allow_cpu=True, actor_class=EmptyActor)  # type: ignore[arg-type]
+    actors = ActorPool(None, b"", size, allow_cpu=True, actor_class=EmptyActor)
     shards = [Shard(i, "", ()) for i in range(num_shards)]
     started = time.perf_counter()
     run = run_shards(actors, shards, size, RunRules(4, 600.0, can_back_up=True), watcher)

@@ -93,12 +93,15 @@ class ModelSession:
         feeds: Mapping[str, Any],
         fetches: Sequence[Any],
         constants: Mapping[Any, Array | None],
-        is_inline: bool,
+        threads: int,
     ) -> None:
         """Keep the session; use `load_session` to make one."""
         self._tf = tf
         self._session = session
         self._translated = translated(tf)
+        self.devices = list_devices(tf, session)
+        """The GPUs that the session computes on, or one CPU."""
+        is_inline = threads == 1 and self.device == "CPU"
         self._turn: contextlib.AbstractContextManager[Any] = threading.Lock() if is_inline else contextlib.nullcontext()
         self._call = _make_call(session, [*feeds.values(), *constants], fetches, is_inline)
         self._constants = list(constants.values())
@@ -111,8 +114,6 @@ class ModelSession:
         """Rows that the device has room for, once it ran out of memory; None until then."""
         self.batches_halved = 0
         """Times that a batch was halved because the device ran out of memory."""
-        self.devices = list_devices(tf, session)
-        """The GPUs that the session computes on, or one CPU."""
         self._busy = BusyClock()
 
     @property
@@ -229,8 +230,7 @@ def load_session(
             session.run(graph.get_operation_by_name(split_tensor(name)[0]), values)
         graph.finalize()
         fed, fetched = {name: tensors[name] for name in feeds}, [tensors[name] for name in fetches]
-        is_inline = options.threads == 1 and list_devices(tf, session)[0].kind == "CPU"
-        return ModelSession(tf, session, fed, fetched, values, is_inline)
+        return ModelSession(tf, session, fed, fetched, values, options.threads)
 
 
 def _session_config(tf: Any, options: SessionOptions) -> Any:

@@ -17,7 +17,7 @@ class Reference:
     def future(self) -> "Reference":
         return self
 
-    def add_done_callback(self, callback) -> None:  # type: ignore[no-untyped-def]
+    def add_done_callback(self, callback) -> None:
         callback(self)
 
     def exception(self) -> Exception:

@@ -139,7 +139,7 @@ def run(
 ) -> PoolRun:  # fmt: skip
     shards = [Shard(i, "", ()) for i in range(num_shards)]
     rules = RunRules(max_attempts, stall_seconds, can_back_up)
-    done = run_shards(actors, shards, size, rules, (heard or Heard()).watcher())  # type: ignore[arg-type]
+    done = run_shards(actors, shards, size, rules, (heard or Heard()).watcher())
     assert not actors.living, "actors are left"
     return done
 
@@ -257,7 +257,7 @@ def test_both_attempts_that_are_done_count_once() -> None:
         real(worker_id, shard)
         actors._queue.append(Answer(worker_id, SCORE, shard.shard_id, result(shard.shard_id)))
 
-    actors.score = twice  # type: ignore[method-assign]
+    actors.score = twice
     heard = Heard()
     assert run(actors, 5, heard).error is None
     assert sorted(heard.done) == list(range(5))
@@ -313,7 +313,7 @@ def test_a_place_that_is_told_after_the_load_does_not_stall() -> None:
         if actors.progress[0].marks > 60:  # three times as long as a stall, with signs of life all along
             actors._queue.append(Answer(0, SCORE, 0, result(0)))
 
-    actors.start = start  # type: ignore[method-assign]
+    actors.start = start
     heard = Heard()
     heard.on_tick = beat
     done = run(actors, 3, heard, size=PoolSize(1, 1, 1.0, 0.0), stall_seconds=0.3)

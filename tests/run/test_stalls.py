@@ -86,7 +86,7 @@ def test_loading_is_told_apart() -> None:
 def test_what_has_ended_is_not_watched(forget: object) -> None:
     watch = StallWatch(1.0)
     watch.begin(1, 7, 0.0)
-    forget(watch)  # type: ignore[operator]
+    forget(watch)
     assert watch.check(100.0) == ([], [])
     watch.hear(1, {7: Progress(1, "read")}, 100.0)
 
