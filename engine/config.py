@@ -76,7 +76,7 @@ class JobConfig(BaseModel):
     unbatched: bool = False
     """The graph takes one row at a time and has no batch axis."""
     batch_size: CountOrAuto = "auto"
-    """Rows per graph call, or auto: about 4 MiB of input. A fixed batch axis in the graph wins. [default: auto]"""
+    """Rows per graph call, or auto: about 256 KiB of input, 4 MiB on GPUs. A fixed batch axis in the graph wins. [default: auto]"""
     actors: ActorCount = "auto"
     """Number of actors; MIN:MAX lets the pool grow and shrink with the work and the cluster; auto: all GPUs over the
     share, else all CPUs over the share. [default: auto]"""
@@ -91,7 +91,8 @@ class JobConfig(BaseModel):
     stall_timeout: PositiveNumber = 600.0
     """Seconds after which an actor that finished no batch and changed no phase is replaced. [default: 600]"""
     shard_size: BytesOrAuto = "auto"
-    """Input bytes per shard (64MiB), or auto: a 512th of the input, from 16 to 256 MiB. [default: auto]"""
+    """Input bytes per shard (64MiB), or auto: a 512th of the input, no less than a row group of the first file, from
+    16 to 256 MiB. [default: auto]"""
     limit: OptionalCount = None
     """Score only the first N rows, counted before --where."""
     op_library: Names = ()

@@ -179,6 +179,11 @@ class PartWriter:
             with writing(self._place):
                 self._writer.write_table(rows, row_group_size=len(rows))
 
+    def finish(self) -> None:
+        """Encode the rows that wait; errors as `write`."""
+        if self._waiting:
+            self._encode(pa.concat_tables(self._waiting))
+
     def publish(
         self, metadata: Mapping[str, str], confirm: Callable[[], None], is_twin: Callable[[], bool]
     ) -> PublishedPart:
@@ -190,8 +195,7 @@ class PartWriter:
         Raises:
             StorageError, JobFailedError: if the storage refuses.
         """
-        if self._waiting:
-            self._encode(pa.concat_tables(self._waiting))
+        self.finish()
         with writing(self._place):
             self._writer.add_key_value_metadata(dict(metadata))
             self._writer.close()

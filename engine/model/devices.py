@@ -51,6 +51,11 @@ class GpuFacts:
     """Version of that driver; empty where the node does not tell."""
 
 
+def shows_gpu() -> bool:
+    """Whether this node shows an NVIDIA driver or device."""
+    return DRIVER_VERSION.exists() or any(DEVICE_FOLDER.glob("nvidia*"))
+
+
 def check_gpus(tf: Any, gpu_share: float) -> None:
     """Check that TensorFlow sees the GPUs that its actor was given; allocates no memory there.
 
@@ -107,7 +112,7 @@ def read_facts(tf: Any) -> GpuFacts:
         is_cuda_build=bool(tf.test.is_built_with_cuda()),
         cuda=str(build.get("cuda_version", "")),
         cudnn=str(build.get("cudnn_version", "")),
-        has_driver=DRIVER_VERSION.exists() or any(DEVICE_FOLDER.glob("nvidia*")),
+        has_driver=shows_gpu(),
         driver=read_driver(DRIVER_VERSION),
     )
 

@@ -4,6 +4,7 @@ Touches neither Ray, nor TensorFlow, nor the output folder. Start at `prepare`.
 """
 
 import hashlib
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from engine.data.storage.places import place_of
 from engine.data.storage.reading import Storage, storage_of
 from engine.errors import ConfigError, GraphError, PlanError
 from engine.model.constants import read_constant
+from engine.model.devices import shows_gpu
 from engine.model.infer import infer_tensor
 from engine.model.known import BoundModel, Request, bind_model, read_model
 from engine.model.tensor import TensorSpec
@@ -120,12 +122,14 @@ def _batch_rows(config: JobConfig, inputs: JobInputs, feeds: tuple[FeedBinding, 
         return 1
     if target.first_plan is not None and config.batch_size == "auto":
         return int(target.first_plan["settings"]["batch_size"])
-    unknown = [path for feed in feeds if feed.row_bytes() is None for path in feed.source.columns]
-    physical = [path for path in unknown if str(path) not in inputs.first.partitions]
-    groups = read_row_groups(inputs.metadata, select_columns(inputs.first.schema, physical))
+    known = sum(feed.row_bytes() or 0.0 for feed in feeds if feed.tensor.dtype != "string")
+    text = sum(feed.row_bytes() or 0.0 for feed in feeds if feed.tensor.dtype == "string")
+    varying = [feed for feed in feeds if feed.row_bytes() is None or feed.tensor.dtype == "string"]
+    columns = [path for feed in varying for path in feed.source.columns if str(path) not in inputs.first.partitions]
+    groups = read_row_groups(inputs.metadata, select_columns(inputs.first.schema, columns))
     read_bytes = sum(group.num_bytes for group in groups) / max(1, inputs.metadata.num_rows)
-    row_bytes = sum(feed.row_bytes() or 0.0 for feed in feeds) + read_bytes
-    return resolve_batch_rows(config.batch_size, _fixed_rows(feeds), row_bytes)
+    has_gpu = bool(shows_gpu() if config.gpus_per_actor is None else config.gpus_per_actor)
+    return resolve_batch_rows(config.batch_size, _fixed_rows(feeds), known + max(text, read_bytes), has_gpu)
 
 
 def make_plan(
@@ -138,7 +142,9 @@ def make_plan(
 ) -> Plan:
     """Cut the files into shards and hash what decides the output."""
     files = inputs.files
-    shard_bytes = resolve_shard_bytes(config.shard_size, sum(file.size_bytes for file in files))
+    first_bytes = next((file.size_bytes for file in files if file.path == inputs.first.path), 0)
+    group_bytes = math.ceil(first_bytes / max(1, inputs.metadata.num_row_groups))
+    shard_bytes = resolve_shard_bytes(config.shard_size, sum(file.size_bytes for file in files), group_bytes)
     settings: dict[str, Any] = {
         "model_sha256": bound.known.sha256,
         "op_library_sha256": [_file_sha256(path) for path in config.op_library],

@@ -4,6 +4,7 @@
 failure crosses as a value of ours with its cause. Start at `ScoringActor`.
 """
 
+import gc
 import os
 import resource
 import socket
@@ -83,7 +84,10 @@ class ScoringActor:
 
     def progress(self) -> dict[int, Progress]:
         """Return how far it is, by shard; `LOADING` stands for the loading of the model."""
-        return {LOADING: self._loading} | {shard_id: each.progress for shard_id, each in list(self._attempts.items())}
+        attempts = list(self._attempts.items())
+        turns = Progress(sum(each.progress.marks for _, each in attempts), "waiting for its turn")
+        found = {shard_id: turns if each.is_waiting else each.progress for shard_id, each in attempts}
+        return {LOADING: self._loading} | found
 
     def cancel(self, shard_id: int) -> None:
         """Give up a shard at the end of its batch, for another actor has done it."""
@@ -118,6 +122,7 @@ class ScoringActor:
             self._loading = Progress(2, "loading the graph")
             self._scorer = Scorer(spec, self._session)
             self._loading = Progress(3, "scoring the first rows")
+            gc.freeze()  # what TensorFlow and Ray have made stays; looking it over again costs 0.1 s of CPU a second
             return LoadReport(
                 node=socket.gethostname(),
                 pid=os.getpid(),

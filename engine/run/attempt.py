@@ -3,8 +3,9 @@
 Start at `Attempt`.
 """
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -15,12 +16,15 @@ from engine.data.source import Slice
 from engine.errors import JobFailedError
 from engine.run.stalls import Progress
 
+PHASES = ("read", "wait", "bind", "session", "write")
+"""What an attempt is at: reading, waiting for a turn at the CPU, converting, inside the session, writing."""
+
 
 @dataclass(slots=True)
 class Attempt:
     """What one attempt at a shard has counted so far."""
 
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("read", "bind", "session", "write"), 0.0))
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     """Seconds by phase."""
     rows_in: int = 0
     """Rows looked at."""
@@ -34,6 +38,8 @@ class Attempt:
     """NaN and Inf values written, by output column."""
     progress: Progress = Progress(0, "start")
     """How far it is; another thread reads it."""
+    is_waiting: bool = False
+    """Whether it waits for its turn; another thread reads it."""
     is_cancelled: bool = False
     """Whether the shard is done by another actor; another thread sets it."""
     _since: float = field(default_factory=time.perf_counter)
@@ -44,10 +50,24 @@ class Attempt:
         Raises:
             JobFailedError: if the attempt was cancelled.
         """
+        self.charge(phase)
+        self.mark(phase)
+
+    def charge(self, phase: str) -> None:
+        """Charge the time since the last call to `phase`, whatever comes next."""
         now = time.perf_counter()
         self.seconds[phase] += now - self._since
         self._since = now
-        self.mark(phase)
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Wait for others inside: they, not this one, are to show progress."""
+        self.is_waiting = True
+        try:
+            yield
+        finally:
+            self.is_waiting = False
+            self.charge("wait")
 
     def mark(self, phase: str) -> None:
         """Note that it got somewhere: the end of a phase, or a batch that was scored.

@@ -4,6 +4,7 @@ An actor runs several of these side by side, each in its own thread, so that one
 scores; the session is shared. Start at `Scorer`.
 """
 
+import contextlib
 import json
 import time
 from collections import Counter
@@ -20,9 +21,11 @@ from engine.data.ledger import read_plan_id
 from engine.data.manifest import PartFacts, read_part_facts
 from engine.data.output import bind_output
 from engine.data.quarantine import Quarantine, quarantine_name
+from engine.data.read_ahead import read_ahead
 from engine.data.sink import PartWriter, choose_encoding
 from engine.data.source import Slice, read_slices
 from engine.data.storage.opening import open_folder
+from engine.data.storage.places import is_local
 from engine.data.verdicts import count_odd_values, set_bad_aside
 from engine.errors import DataError, GraphError, JobFailedError, Mistake, RefusedError, SchemaError
 from engine.model.session import ModelSession
@@ -32,6 +35,7 @@ from engine.run.batches import BatchCaller, join_rows, score_batch
 from engine.run.plan import Shard, part_name
 from engine.run.probing import PROBE_ROWS, probe
 from engine.run.spec import ScoringSpec, ShardResult
+from engine.run.turns import Turns
 
 # Rows of a graph that takes one at a time are joined again to so many before they become columns.
 JOINED_ROWS = 4096
@@ -58,6 +62,7 @@ class Scorer:
         fixed_rows = next((feed.fixed_rows for feed in self._feeds if feed.fixed_rows is not None), None)
         self._batch_rows = fixed_rows or spec.batch_rows  # a worker may have frozen a batch axis that is fixed
         self._call = BatchCaller(session, self._feeds)
+        self._turns = Turns(session.threads if session.device == "CPU" else None)
         tensors = [_row_spec(tensor) for tensor in session.outputs] if rules.unbatched else session.outputs
         seen = probe(spec, self._feeds, tensors, self._call, self._batch_rows)
         self._is_proven = seen.is_proven
@@ -90,11 +95,12 @@ class Scorer:
             PartWriter(folder, name, self.schema, self._encoding) as part,
             Quarantine(folder, aside, spec.selection.schema) as bad,
         ):
-            for read in self._read(shard):
-                attempt.end("read")
-                self._score_slice(read, attempt, part, bad)
-                if spec.rules.budget.is_over(bad.num_rows):
-                    break
+            with self._turns.taken(attempt, lambda: read_ahead(shard.pieces, spec.selection)):
+                for read in self._read(shard, attempt):
+                    self._score_slice(read, attempt, part, bad)
+                    if spec.rules.budget.is_over(bad.num_rows):
+                        break
+                part.finish()
             facts = PartFacts(spec.plan_id, shard.shard_id, sources, attempt.counts(bad), attempt.odd_values)
             attempt.mark("write")
             bad.publish(facts.to_metadata(), self._confirm_plan, lambda: self._has_part(name))
@@ -127,9 +133,18 @@ class Scorer:
         positions = np.sort(np.concatenate([np.empty(0, np.int64), *(each.rows for each in good)]))
         return positions, assemble(self.schema, self._spec.keep, self._outputs, read, good)
 
-    def _read(self, shard: Shard) -> Iterator[Slice]:
+    def _read(self, shard: Shard, attempt: Attempt) -> Iterator[Slice]:
+        """Read slice by slice; while a store is waited for, another shard may compute."""
         for piece in shard.pieces:
-            yield from read_slices(piece, self._spec.selection, self._batch_rows)
+            slices = read_slices(piece, self._spec.selection, self._batch_rows)
+            is_at_hand = is_local(piece.path)
+            while True:
+                with contextlib.nullcontext() if is_at_hand else self._turns.given_up(attempt, "read"):
+                    read = next(slices, None)
+                attempt.end("read")
+                if read is None:
+                    break
+                yield read
 
     def _confirm_plan(self) -> None:
         found = read_plan_id(self._folder, self._spec.generation)

@@ -173,15 +173,26 @@ def test_shard_bytes(shard_size: int | str, total_bytes: int, expected: int) -> 
 
 
 @pytest.mark.parametrize(
+    ("shard_size", "group_bytes", "expected"),
+    [
+        ("auto", 4 * MIB, 16 * MIB),
+        ("auto", 64 * MIB, 64 * MIB),  # smaller ranges would hold no row group's middle
+        ("auto", 10**12, MAX_SHARD_BYTES),
+        (MIB, 64 * MIB, MIB),
+    ],
+)
+def test_a_shard_is_no_smaller_than_a_row_group(shard_size: int | str, group_bytes: int, expected: int) -> None:
+    assert resolve_shard_bytes(shard_size, 100 * MIB, group_bytes) == expected
+
+
+@pytest.mark.parametrize(
     ("batch_size", "fixed_rows", "row_bytes", "expected"),
     [
-        ("auto", None, 256.0, 4096),  # 16,384 rows would fill 4 MiB
-        ("auto", None, 1024.0, 4096),
-        ("auto", None, 2048.0, 2048),
-        ("auto", None, 150_528.0, 32),  # 224 x 224 x 3 bytes: 27.9 rows
-        ("auto", None, 602_112.0, 16),  # the same as float32: 7.0 rows
-        ("auto", None, 1500.0, 2048),  # 2,796 rows: nearer to 2,048, by difference and by ratio
-        ("auto", None, 1300.0, 4096),  # 3,226 rows: nearer to 4,096 by both
+        ("auto", None, 256.0, 1024),
+        ("auto", None, 160.0, 2048),  # 1,638 rows: nearer to 2,048 by ratio
+        ("auto", None, 3072.0, 64),  # 32 x 32 x 3 bytes: 85.3 rows
+        ("auto", None, 16.0, 4096),  # 16,384 rows would fill 256 KiB
+        ("auto", None, 150_528.0, 16),  # 224 x 224 x 3 bytes: 1.7 rows
         ("auto", None, 0.0, 4096),  # no column, or no row in the first file
         ("auto", None, 0.125, 4096),
         ("auto", None, 1e12, 16),
@@ -192,7 +203,22 @@ def test_shard_bytes(shard_size: int | str, total_bytes: int, expected: int) -> 
     ],
 )
 def test_batch_rows(batch_size: int | str, fixed_rows: int | None, row_bytes: float, expected: int) -> None:
-    assert resolve_batch_rows(batch_size, fixed_rows, row_bytes) == expected
+    assert resolve_batch_rows(batch_size, fixed_rows, row_bytes, has_gpu=False) == expected
+
+
+@pytest.mark.parametrize(
+    ("row_bytes", "expected"),
+    [
+        (1024.0, 4096),
+        (2048.0, 2048),
+        (150_528.0, 32),  # 224 x 224 x 3 bytes: 27.9 rows
+        (602_112.0, 16),  # the same as float32: 7.0 rows
+        (1500.0, 2048),  # 2,796 rows: nearer to 2,048, by difference and by ratio
+        (1300.0, 4096),  # 3,226 rows: nearer to 4,096 by both
+    ],
+)
+def test_a_gpu_is_given_more_at_once(row_bytes: float, expected: int) -> None:
+    assert resolve_batch_rows("auto", None, row_bytes, has_gpu=True) == expected
 
 
 # --- identity

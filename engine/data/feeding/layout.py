@@ -47,7 +47,7 @@ class Layout:
 
 def plain(array: pa.Array) -> pa.Array:
     """Return `array` without its outer dictionary, extension or view type; a permuted tensor in its logical order."""
-    while True:
+    while not pa.types.is_primitive(array.type):
         if isinstance(array.type, pa.FixedShapeTensorType):
             array = _plain_tensor(array)
         elif isinstance(array.type, pa.BaseExtensionType):
@@ -57,7 +57,8 @@ def plain(array: pa.Array) -> pa.Array:
         elif pa.types.is_string_view(array.type) or pa.types.is_binary_view(array.type):
             array = array.cast(pa.large_binary())
         else:
-            return array
+            break
+    return array
 
 
 def _plain_tensor(array: pa.FixedShapeTensorArray) -> pa.Array:
@@ -118,6 +119,8 @@ def measure_layout(feed: FeedBinding, name: str, array: pa.Array, faults: Faults
         faults: takes the bad rows.
         is_filled: whether null leaves have a value that stands in for them; raw bytes have it put in already.
     """
+    if pa.types.is_primitive(array.type) and not array.null_count:
+        return Layout((), None)
     owners, level, levels = _Owners(len(array)), plain(array), list[Array | int]()
     while is_list(level):
         _note_nulls(feed, name, level, owners, faults)
@@ -162,8 +165,7 @@ def _is_sound(level: pa.FixedSizeListArray, dtype: str | None) -> bool:
 
 def is_list(array: pa.Array) -> bool:
     """Whether the elements of `array` are lists."""
-    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(is_kind(array.type) for is_kind in kinds)
+    return isinstance(array.type, (pa.ListType, pa.LargeListType, pa.FixedSizeListType))
 
 
 def _note_nulls(feed: FeedBinding, name: str, level: pa.Array, owners: _Owners, faults: Faults) -> None:

@@ -117,11 +117,8 @@ class OutputFolder(abc.ABC):
 
 def hash_stream(file: pa.NativeFile | IO[bytes]) -> PublishedPart:
     """Return size and sha-256 of what is left of a file."""
-    digest, num_bytes = hashlib.sha256(), 0
-    while chunk := file.read(COPY_BYTES):
-        digest.update(chunk)
-        num_bytes += len(chunk)
-    return PublishedPart(num_bytes, digest.hexdigest())
+    digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]
+    return PublishedPart(file.tell(), digest.hexdigest())
 
 
 def hash_file(file: IO[bytes]) -> PublishedPart:
