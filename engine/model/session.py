@@ -39,6 +39,10 @@ class SessionOptions:
     """GPUs of this actor; 0 hides all of them, a fraction bounds the memory, whole ones grow as needed."""
     allow_cpu: bool = False
     """Whether to go on where TensorFlow sees fewer GPUs than the share."""
+    precision: str = "float32"
+    """What is computed in where TensorFlow holds it to be safe: float32 (as the graph says), bfloat16 or float16."""
+    xla: bool = False
+    """Whether the graph is compiled with XLA."""
 
 
 def import_tensorflow(gpu_share: float) -> Any:

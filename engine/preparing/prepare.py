@@ -156,6 +156,8 @@ def make_plan(
         "nan_is_bad": config.nan_is_bad,
         "unbatched": config.unbatched,
         "limit": config.limit,
+        "precision": config.precision,
+        "xla": config.xla,
         "batch_size": batch_rows,
         "shard_size": shard_bytes,
         "encoding": encoding_rules(config).settings(),
