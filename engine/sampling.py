@@ -174,12 +174,13 @@ class _Again:
         self.random_operations = job.model.random_operations
         self._spec = scoring_spec(job, model)
         tensors, columns = [name for name, _ in self._spec.feeds], [name for name, _ in self._spec.fetches]
-        options = SessionOptions(threads=os.cpu_count() or 1)
+        precision = self._spec.precision
+        options = SessionOptions(os.cpu_count() or 1, precision=precision, xla=self._spec.xla)
         session = load_session(
             model.data, tensors, columns, model.constants, model.init_ops, options, job.config.op_library
         )
         self._scorer = Scorer(self._spec, session)
-        tolerances = [ROUGH.get(tensor.dtype or "", RELATIVE) for tensor in session.outputs]
+        tolerances = [max(ROUGH.get(each or "", RELATIVE) for each in (t.dtype, precision)) for t in session.outputs]
         self._fetched = dict(zip((column for _, column in self._spec.fetches), tolerances, strict=True))
 
     def compare(self, row: ManifestRow, indices: Sequence[int], pieces: Sequence[Piece]) -> Iterator[str]:

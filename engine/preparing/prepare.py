@@ -68,6 +68,12 @@ class Job:
         shards, generation = self.plan.shards, self.plan.generation
         return {part_name(shard, len(shards), generation): shard.shard_id for shard in shards}
 
+    @property
+    def compiles_as_it_goes(self) -> bool:
+        """Whether XLA meets rows of several shapes: it compiles one when it comes again, which values depend on."""
+        may_vary = (feed.can_vary() and feed.tensor.dtype != "string" for feed in self.feeds)
+        return self.config.xla and any(may_vary)
+
 
 def prepare(config: JobConfig) -> Job:
     """Describe the model, bind the columns and plan the shards, from the listing and one footer.

@@ -3,11 +3,15 @@
 Pure. `engine.data.drift` is about something else: input files whose schema differs. Start at `measure_drift`.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from engine.data.faults import Array
+Array = npt.NDArray[Any]
 
 HIGH_QUANTILE = 0.999
 
@@ -48,6 +52,19 @@ def measure_drift(reference: Array, values: Array) -> Drift:
         moved = expected.argmax(axis=-1) != found.argmax(axis=-1)
         changed = float(moved.reshape(len(moved), -1).any(axis=1).mean())
     return Drift(len(expected), *_summit(absolute), *_summit(relative), argmax_changed=changed)
+
+
+def is_float(array: Array) -> bool:
+    """Whether an array holds floats, those that TensorFlow adds to numpy's among them."""
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+
+
+def to_json(drift: Mapping[str, Drift]) -> dict[str, dict[str, float | None]]:
+    """Return drifts by column as JSON takes them: what is infinite is null, for JSON has no such number."""
+    return {
+        column: {name: value if value is None or math.isfinite(value) else None for name, value in asdict(each).items()}
+        for column, each in drift.items()
+    }
 
 
 def _summit(differences: Array) -> tuple[float, float]:
