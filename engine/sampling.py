@@ -172,15 +172,16 @@ class _Again:
         job = _job_of(plan, first_plan, files, number)
         model = _model_of(job, plan)
         self.random_operations = job.model.random_operations
-        self._spec = scoring_spec(job, model)
-        tensors, columns = [name for name, _ in self._spec.feeds], [name for name, _ in self._spec.fetches]
-        precision = self._spec.precision
-        options = SessionOptions(os.cpu_count() or 1, precision=precision, xla=self._spec.xla)
+        spec = self._spec = scoring_spec(job, model)
+        tensors, columns = [name for name, _ in spec.feeds], [name for name, _ in spec.fetches]
+        options = SessionOptions(os.cpu_count() or 1, precision=spec.precision, xla=spec.xla)
         session = load_session(
             model.data, tensors, columns, model.constants, model.init_ops, options, job.config.op_library
         )
         self._scorer = Scorer(self._spec, session)
-        tolerances = [max(ROUGH.get(each or "", RELATIVE) for each in (t.dtype, precision)) for t in session.outputs]
+        tolerances = [
+            max(ROUGH.get(each or "", RELATIVE) for each in (t.dtype, spec.precision)) for t in session.outputs
+        ]
         self._fetched = dict(zip((column for _, column in self._spec.fetches), tolerances, strict=True))
 
     def compare(self, row: ManifestRow, indices: Sequence[int], pieces: Sequence[Piece]) -> Iterator[str]:

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from engine.run.numeric_drift import Drift, measure_drift
+from engine.run.numeric_drift import Drift, is_float, measure_drift, to_json
 
 NAN, INF = math.nan, math.inf
 
@@ -61,3 +61,16 @@ def test_no_rows() -> None:
 def test_halves_are_compared_as_they_are() -> None:
     found = measure_drift(np.array([1 / 3], np.float32), np.array([1 / 3], np.float16))
     assert 0 < found.max_absolute < 1e-3
+
+
+def test_json_has_no_infinities() -> None:
+    facts = to_json({"p": Drift(3, INF, 0.5, INF, 0.25, None)})["p"]
+    assert facts["max_absolute"] is None
+    assert (facts["rows"], facts["p999_absolute"], facts["argmax_changed"]) == (3, 0.5, None)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [("float16", True), ("float64", True), ("int32", False), ("bool", False)]
+)
+def test_floats(dtype: str, expected: bool) -> None:
+    assert is_float(np.zeros(2, dtype)) is expected
