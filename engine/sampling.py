@@ -179,9 +179,7 @@ class _Again:
             model.data, tensors, columns, model.constants, model.init_ops, options, job.config.op_library
         )
         self._scorer = Scorer(self._spec, session)
-        tolerances = [
-            max(ROUGH.get(each or "", RELATIVE) for each in (t.dtype, spec.precision)) for t in session.outputs
-        ]
+        tolerances = [max(ROUGH.get(x or "", RELATIVE) for x in (t.dtype, spec.precision)) for t in session.outputs]
         self._fetched = dict(zip((column for _, column in self._spec.fetches), tolerances, strict=True))
 
     def compare(self, row: ManifestRow, indices: Sequence[int], pieces: Sequence[Piece]) -> Iterator[str]:
