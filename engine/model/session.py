@@ -5,6 +5,7 @@ knows nothing of columns, files or Ray. Start at `load_session`.
 """
 
 import contextlib
+import functools
 import os
 import sys
 import threading
@@ -229,7 +230,10 @@ def load_session(
     config = _session_config(tf, options)
     lower_precision(tf, config, options.precision, kind)
     load_libraries(tf, op_libraries)
-    graph, amend = tf.Graph(), (lambda graph_def: mark_compiled(graph_def, kind)) if options.xla else _leave
+    graph = tf.Graph()
+    amend: Callable[[Any], object] = _leave
+    if options.xla:
+        amend = functools.partial(mark_compiled, kind=kind, precision=options.precision)
     with refused_at_load(), translated(tf), graph.as_default():
         tensors = import_between(tf, data, [*feeds, *constants], fetches, init_ops, amend)
         session = tf.compat.v1.Session(graph=graph, config=config)

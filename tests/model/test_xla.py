@@ -9,7 +9,7 @@ from tensorboard.compat.proto.node_def_pb2 import NodeDef
 from engine.errors import ConfigError, DataError, GraphError
 from engine.model.operations import is_known
 from engine.model.session import ModelSession, SessionOptions, load_session
-from engine.model.xla import COMPILED, MARK, PARAMETERS, SHAPED, mark_compiled
+from engine.model.xla import COMPILED, MARK, PARAMETERS, SHAPED, compiled_operations, mark_compiled
 
 tf = pytest.mark.tf
 
@@ -44,6 +44,14 @@ def test_convolutions_are_compiled_on_gpus() -> None:
     assert marked(made, "GPU") == {"y"}
     with pytest.raises(ConfigError, match=r"--xla: XLA compiles nothing of this graph \(Conv2D\); leave --xla out"):
         mark_compiled(made, "CPU")
+
+
+def test_products_of_bfloat16_are_left_on_cpus() -> None:
+    assert "MatMul" not in compiled_operations("CPU", "bfloat16")
+    assert "MatMul" in compiled_operations("CPU", "float32") & compiled_operations("GPU", "float16")
+    made = linear()
+    mark_compiled(made, "CPU", "bfloat16")
+    assert [each.name for each in made.node if each.attr[MARK].b] == ["prediction"]
 
 
 @pytest.mark.parametrize("operation", ["CheckNumerics", "Pow", "FloorDiv"])
