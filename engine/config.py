@@ -30,6 +30,7 @@ from engine.options import (
     Ports,
     PositiveNumber,
     PositiveShare,
+    Precision,
     RowBudget,
     Share,
 )
@@ -76,7 +77,13 @@ class JobConfig(BaseModel):
     unbatched: bool = False
     """The graph takes one row at a time and has no batch axis."""
     batch_size: CountOrAuto = "auto"
-    """Rows per graph call, or auto: about 256 KiB of input, 4 MiB on GPUs. A fixed batch axis in the graph wins. [default: auto]"""
+    """Rows per graph call, or auto: about 256 KiB of input, 4 MiB on GPUs. A fixed batch axis in the graph wins.
+    [default: auto]"""
+    precision: Precision = "float32"
+    """What the graph computes in: float32 as it says, bfloat16 (on CPUs) or float16 (on GPUs) where TensorFlow holds
+    that to be safe; the summary tells the drift. [default: float32]"""
+    xla: bool = False
+    """Compile the graph with XLA; the summary tells the drift."""
     actors: ActorCount = "auto"
     """Number of actors; MIN:MAX lets the pool grow and shrink with the work and the cluster; auto: all GPUs over the
     share, else all CPUs over the share. [default: auto]"""

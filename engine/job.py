@@ -6,6 +6,7 @@ Mistakes end in `prepare`, before Ray is touched; nothing here imports TensorFlo
 import functools
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from engine.config import JobConfig
 from engine.data.ledger import Ledger
@@ -159,9 +160,12 @@ def run_missing(
         bad.add(count_quarantined(ledger.folder, mine, ledger.find_files()))
         view.stage(f"loading the model on {pool}")
         missing = [job.plan.shards[shard_id] for name, shard_id in job.part_names.items() if name not in mine]
-        actors = ActorPool(scoring_spec(job, model), model.data, pool, config.allow_cpu)
+        spec = scoring_spec(job, model)
+        if not spec.is_plain:
+            spec = replace(spec, drift_shard=min(shard.shard_id for shard in missing))
+        actors = ActorPool(spec, model.data, pool, config.allow_cpu)
         # Where two attempts may differ in values, or in which rows are bad for them, there must be one alone.
-        can_back_up = not (job.model.random_operations or config.nan_is_bad)
+        can_back_up = not (job.model.random_operations or config.nan_is_bad or job.compiles_as_it_goes)
         rules = RunRules(config.max_attempts, config.stall_timeout, can_back_up)
         run = run_shards(actors, missing, pool, rules, watcher)
         run.ray_start_seconds = cluster.start_seconds
@@ -202,6 +206,8 @@ def scoring_spec(job: Job, model: ScoredModel) -> ScoringSpec:
         ),
         encoding=encoding_rules(job.config),
         batch_rows=job.plan.batch_rows,
+        precision=job.config.precision,
+        xla=job.config.xla,
         samples=tuple(job.plan.whole_file(file) for file in at_hand[:NUM_SAMPLES]),
         versions=installed_versions(),
     )
@@ -218,9 +224,10 @@ def summarise(job: Job, ledger: Ledger, manifest: list[ManifestRow], run: PoolRu
     phases = add_phases([result.seconds for result in run.results.values()])
     rows_now = sum(result.facts.counts.rows for result in run.results.values())
     counts = sum((row.counts for row in manifest), RowCounts())
-    halved = run.batches_halved
+    halved, drifts = run.batches_halved, (result.drift for result in run.results.values())
     unstable = [f"random operation {name}" for name in job.model.random_operations[:1]]
     unstable += [f"batches halved because the device ran out of memory: {halved}"] if halved else []
+    unstable += ["XLA compiles each shape of rows when it has come twice"] if job.compiles_as_it_goes else []
     names = sorted(name or kind for kind, name in run.devices)
     unstable += [f"actors computed on different devices: {', '.join(names)}"] if len(names) > 1 else []
     return Summary(
@@ -252,6 +259,9 @@ def summarise(job: Job, ledger: Ledger, manifest: list[ManifestRow], run: PoolRu
         devices=tuple(report.device_facts() for report in run.reports),
         model_load_bytes=max((report.peak_bytes for report in run.reports), default=0),
         batch_size=job.plan.batch_rows,
+        precision=job.config.precision,
+        xla=job.config.xla,
+        drift=next((drift for drift in drifts if drift), {}),
         batches_split=sum(result.batches_split for result in run.results.values()),
         batches_halved=halved,
         bytes_stable=not unstable,

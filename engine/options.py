@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, ByteSize, TypeAdapter, ValidationError
 
 MAX_PERCENT = 100
 CODECS = ("zstd", "snappy", "gzip", "brotli", "lz4", "none")
+PRECISIONS = ("float32", "bfloat16", "float16")
 MAX_COUNT = 2**53  # what a float64 and every Arrow length can hold
 
 
@@ -203,13 +204,17 @@ def _budget(value: object) -> int | str:
     raise ValueError("expected a number of rows, or a share of them as in 0.1%")
 
 
-def _codec(value: object) -> object:
-    if value not in CODECS:
-        raise ValueError(f"expected one of {', '.join(CODECS)}")
-    return value
+def _one_of(words: tuple[str, ...]) -> Callable[[object], object]:
+    def check(value: object) -> object:
+        if value not in words:
+            raise ValueError(f"expected one of {', '.join(words)}")
+        return value
+
+    return check
 
 
-Codec = Annotated[str, BeforeValidator(_codec)]
+Codec = Annotated[str, BeforeValidator(_one_of(CODECS))]
+Precision = Annotated[str, BeforeValidator(_one_of(PRECISIONS))]
 PathText = Annotated[str, BeforeValidator(_path)]
 OptionalPathText = Annotated[str | None, BeforeValidator(_optional(_path))]
 Paths = Annotated[tuple[str, ...], BeforeValidator(_paths)]

@@ -86,6 +86,10 @@ class Preview:
     """Why the output folder would be refused, if it would."""
     batch_rows: int
     """Rows per graph call."""
+    precision: str
+    """What the graph would be computed in."""
+    xla: bool
+    """Whether it would be compiled with XLA."""
     feeds: tuple[tuple[str, str, str], ...]
     """For each feed: column, its Arrow type, and the tensor."""
     fetches: tuple[tuple[str, str], ...]
@@ -140,6 +144,8 @@ def preview(config: JobConfig, *, simulate: int | None = None, rate: float | Non
         generation=job.plan.generation,
         has_more=job.target.has_more,
         refusal=refusal,
+        precision=job.config.precision,
+        xla=job.config.xla,
         batch_rows=job.plan.batch_rows,
         feeds=tuple((f.column, _type_text(f), str(f.tensor)) for f in job.feeds),
         fetches=tuple((str(_fetched(job, name)), column) for name, column in job.model.fetch.items()),

@@ -172,14 +172,14 @@ class _Again:
         job = _job_of(plan, first_plan, files, number)
         model = _model_of(job, plan)
         self.random_operations = job.model.random_operations
-        self._spec = scoring_spec(job, model)
-        tensors, columns = [name for name, _ in self._spec.feeds], [name for name, _ in self._spec.fetches]
-        options = SessionOptions(threads=os.cpu_count() or 1)
+        spec = self._spec = scoring_spec(job, model)
+        tensors, columns = [name for name, _ in spec.feeds], [name for name, _ in spec.fetches]
+        options = SessionOptions(os.cpu_count() or 1, precision=spec.precision, xla=spec.xla)
         session = load_session(
             model.data, tensors, columns, model.constants, model.init_ops, options, job.config.op_library
         )
         self._scorer = Scorer(self._spec, session)
-        tolerances = [ROUGH.get(tensor.dtype or "", RELATIVE) for tensor in session.outputs]
+        tolerances = [max(ROUGH.get(x or "", RELATIVE) for x in (t.dtype, spec.precision)) for t in session.outputs]
         self._fetched = dict(zip((column for _, column in self._spec.fetches), tolerances, strict=True))
 
     def compare(self, row: ManifestRow, indices: Sequence[int], pieces: Sequence[Piece]) -> Iterator[str]:

@@ -41,6 +41,8 @@ def test_defaults() -> None:
         "max_bad_rows": 0,
         "unbatched": False,
         "batch_size": "auto",
+        "precision": "float32",
+        "xla": False,
         "actors": "auto",
         "gpus_per_actor": None,
         "cpus_per_actor": None,
@@ -102,6 +104,8 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("batch_size", "auto", "auto"),
     ("batch_size", "64", 64),
     ("batch_size", 1, 1),
+    ("precision", "float16", "float16"),
+    ("xla", True, True),
     ("actors", 3, 3),
     ("actors", "auto", "auto"),
     ("actors", "3", 3),
@@ -183,6 +187,8 @@ BAD: list[tuple[str, Any, str]] = [
     *[("actors", value, ACTORS) for value in ("0:4", "1:2:3", "1:auto", "-1:4", "1:1.5", [1, 4], None, f"1:{2**60}")],
     *[("max_attempts", value, COUNT + ", found") for value in (0, -1, "many", 1.5, True, None)],
     *[("stall_timeout", value, POSITIVE) for value in (0, -1, "soon", "nan", "inf", math.inf, True, None, 10**400)],
+    *[("precision", value, "expected one of float32, bfloat16, float16") for value in ("half", "", 16, None, [1])],
+    ("xla", "perhaps", "valid boolean"),
     ("allow_cpu", "perhaps", "valid boolean"),
     *[("limit", value, COUNT + ", found") for value in (0, "auto", "ten", -3)],
     *[("gpus_per_actor", value, SHARE) for value in (-1, 1.5, "half", "nan", "inf", True, [1])],
@@ -272,6 +278,8 @@ def test_flags_and_toml_give_the_same_config() -> None:
         allow_op = ["ReadFile", "PrintV2"]
         keep = ["id", "name"]
         batch_size = 32
+        precision = "bfloat16"
+        xla = true
         actors = "2:8"
         gpus_per_actor = 0.5
         cpus_per_actor = 1
@@ -312,6 +320,8 @@ def test_flags_and_toml_give_the_same_config() -> None:
         "init_op": ("init",),
         "keep": ("id,name",),
         "batch_size": "32",
+        "precision": "bfloat16",
+        "xla": True,
         "add": True,
         "compression": "none",
         "row_group_size": "1000",

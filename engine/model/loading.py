@@ -6,7 +6,7 @@ Takes the imported TensorFlow as an argument, so that nothing here imports it. S
 import contextlib
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,11 +20,17 @@ from engine.model.tensor import TensorSpec
 
 
 def import_between(
-    tf: Any, data: bytes, feeds: Sequence[str], fetches: Sequence[str], init_ops: Sequence[str]
+    tf: Any,
+    data: bytes,
+    feeds: Sequence[str],
+    fetches: Sequence[str],
+    init_ops: Sequence[str],
+    amend: Callable[[Any], object] = lambda graph_def: None,
 ) -> dict[str, Any]:
     """Import what lies between feeds and targets into the current graph; return fed and fetched tensors by name.
 
-    A fed tensor that is no placeholder gets one to stand in for it, so that nothing before it is imported.
+    A fed tensor that is no placeholder gets one to stand in for it, so that nothing before it is imported. `amend` may
+    change the GraphDef of what is imported.
     """
     try:
         graph_def = tf.compat.v1.GraphDef.FromString(data)
@@ -37,6 +43,7 @@ def import_between(
     pruned = prune_graph(graph_def, feeds, [*fetches, *init_ops], fed)
     read = {split_tensor(edge) for node in pruned.node for edge in node.input}
     used = {name: tensor for name, tensor in stand_ins.items() if split_tensor(name) in read}
+    amend(pruned)
     tf.graph_util.import_graph_def(pruned, input_map=used, name="")
     graph = tf.compat.v1.get_default_graph()
     others = [name for name in (*feeds, *fetches) if name not in stand_ins]

@@ -4,6 +4,7 @@ The only room beside `checkpoint.py` that imports TensorFlow, and it does so whe
 knows nothing of columns, files or Ray. Start at `load_session`.
 """
 
+import functools
 import gc
 import os
 import sys
@@ -22,6 +23,8 @@ from engine.model.closure import split_tensor
 from engine.model.constants import read_constant
 from engine.model.devices import check_gpus, list_devices
 from engine.model.loading import import_between, load_libraries, refused_at_load, tensor_spec, translated
+from engine.model.precision import device_kind, lower_precision
+from engine.model.xla import mark_compiled
 
 Array = npt.NDArray[Any]
 
@@ -39,6 +42,10 @@ class SessionOptions:
     """GPUs of this actor; 0 hides all of them, a fraction bounds the memory, whole ones grow as needed."""
     allow_cpu: bool = False
     """Whether to go on where TensorFlow sees fewer GPUs than the share."""
+    precision: str = "float32"
+    """What is computed in where TensorFlow holds it to be safe: float32 (as the graph says), bfloat16 or float16."""
+    xla: bool = False
+    """Whether what XLA can compile of the graph is compiled; batches should then be of one size."""
 
 
 def import_tensorflow(gpu_share: float) -> Any:
@@ -215,21 +222,28 @@ def load_session(
         fetches: names of the tensors to compute.
         constants: values fed with every batch, by tensor name.
         init_ops: operations run once, here.
-        options: threads and GPU share, and whether it has to be seen.
+        options: threads and GPU share, and whether it has to be seen; precision and XLA.
         op_libraries: paths of libraries of custom operations, loaded first.
 
     Raises:
-        ConfigError: if TensorFlow does not see the GPU share, before the graph is imported.
+        ConfigError: if TensorFlow does not see the GPU share, or does not compute in the precision there, before the
+            graph is imported; or if XLA has nothing to compile.
         GraphError: if TensorFlow refuses the graph, a name or a constant.
     """
     tf = import_tensorflow(options.gpu_share)
     if not options.allow_cpu:
         check_gpus(tf, options.gpu_share)
+    kind = device_kind(tf, options.gpu_share)
+    config = _session_config(tf, options)
+    lower_precision(tf, config, options.precision, kind)
     load_libraries(tf, op_libraries)
     graph = tf.Graph()
+    amend: Callable[[Any], object] = _leave
+    if options.xla:
+        amend = functools.partial(mark_compiled, kind=kind, precision=options.precision)
     with refused_at_load(), translated(tf), graph.as_default():
-        tensors = import_between(tf, data, [*feeds, *constants], fetches, init_ops)
-        session = tf.compat.v1.Session(graph=graph, config=_session_config(tf, options))
+        tensors = import_between(tf, data, [*feeds, *constants], fetches, init_ops, amend)
+        session = tf.compat.v1.Session(graph=graph, config=config)
         values = {
             tensors[name]: read_constant(value, tensor_spec(name, tensors[name])) for name, value in constants.items()
         }
@@ -238,6 +252,10 @@ def load_session(
         graph.finalize()
         fed, fetched = {name: tensors[name] for name in feeds}, [tensors[name] for name in fetches]
         return ModelSession(tf, session, fed, fetched, values, options.threads)
+
+
+def _leave(graph_def: Any) -> None:
+    """Change nothing."""
 
 
 def _session_config(tf: Any, options: SessionOptions) -> Any:

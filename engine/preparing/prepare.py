@@ -70,6 +70,12 @@ class Job:
         shards, generation = self.plan.shards, self.plan.generation
         return {part_name(shard, len(shards), generation): shard.shard_id for shard in shards}
 
+    @property
+    def compiles_as_it_goes(self) -> bool:
+        """Whether XLA meets rows of several shapes: it compiles one when it comes again, which values depend on."""
+        may_vary = (feed.can_vary() and feed.tensor.dtype != "string" for feed in self.feeds)
+        return self.config.xla and any(may_vary)
+
 
 def prepare(config: JobConfig) -> Job:
     """Describe the model, bind the columns and plan the shards, from the listing and one footer.
@@ -162,6 +168,8 @@ def make_plan(
         "nan_is_bad": config.nan_is_bad,
         "unbatched": config.unbatched,
         "limit": config.limit,
+        "precision": config.precision,
+        "xla": config.xla,
         "batch_size": batch_rows,
         "shard_size": shard_bytes,
         "encoding": encoding_rules(config).settings(),

@@ -10,7 +10,7 @@ import resource
 import socket
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +116,16 @@ class ScoringActor:
             # Ray has set the variable where the actor has a share; hiding the rest is the session's.
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if options.gpu_share else ""
             tensors, columns = [name for name, _ in spec.feeds], [name for name, _ in spec.fetches]
-            self._session = load_session(
-                model.tobytes(), tensors, columns, spec.constants, spec.init_ops, options, spec.op_libraries
-            )
+
+            def load(options: SessionOptions) -> ModelSession:
+                return load_session(
+                    model.tobytes(), tensors, columns, spec.constants, spec.init_ops, options, spec.op_libraries
+                )
+
+            self._session = load(options)
             self._loading = Progress(2, "loading the graph")
-            self._scorer = Scorer(spec, self._session)
+            plain = replace(options, precision="float32", xla=False)
+            self._scorer = Scorer(spec, self._session, lambda: load(plain))
             self._loading = Progress(3, "scoring the first rows")
             gc.freeze()  # what TensorFlow and Ray have made stays; looking it over again costs 0.1 s of CPU a second
             return LoadReport(

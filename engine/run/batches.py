@@ -21,13 +21,13 @@ Call = Callable[[Sequence[Array]], list[Array]]
 
 
 class BatchCaller:
-    """Calls a session with one batch: pads a fixed batch axis, leaves the axis out for a graph that has none."""
+    """Calls a session with one batch: pads to a size that is fixed, leaves the axis out for a graph that has none."""
 
-    def __init__(self, session: ModelSession, feeds: Sequence[FeedBinding]) -> None:
-        """Take the session, and a binding for each of its inputs, in their order."""
+    def __init__(self, session: ModelSession, feeds: Sequence[FeedBinding], num_rows: int | None = None) -> None:
+        """Take the session, a binding for each of its inputs, in their order, and rows to pad each batch to, if any."""
         self._session = session
         self._is_unbatched = any(feed.is_unbatched for feed in feeds)
-        self._fixed_rows = next((feed.fixed_rows for feed in feeds if feed.fixed_rows is not None), None)
+        self._fixed_rows = next((feed.fixed_rows for feed in feeds if feed.fixed_rows is not None), num_rows)
 
     def __call__(self, arrays: Sequence[Array]) -> list[Array]:
         """Score one batch, rows on the first axis of every array that goes in and comes out.

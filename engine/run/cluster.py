@@ -186,7 +186,7 @@ class ActorPool:
                 f"(--object-store-memory), or end the jobs that fill it ({_reason(error)})"
             ) from error
         self._size = size
-        self._options = SessionOptions(size.threads, size.gpus, allow_cpu)
+        self._options = SessionOptions(size.threads, size.gpus, allow_cpu, spec.precision, spec.xla)
         remote: Any = ray.remote  # its types know of no concurrency
         self._actor_class = remote(
             max_restarts=0, max_task_retries=0, num_cpus=size.cpus, num_gpus=size.gpus,

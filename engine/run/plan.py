@@ -17,8 +17,8 @@ MAX_SHOWN = 5
 MIB = 2**20
 MIN_SHARD_BYTES, MAX_SHARD_BYTES = 16 * MIB, 256 * MIB
 SHARDS_PER_JOB = 512
-# On a CPU what a batch makes between its layers should stay in the caches: at 256 KiB of input MLP, CNN, ResNet50 and a
-# graph that decodes JPEG are within 11 % of their best batch size, at 4 MiB up to 30 % behind. A GPU wants more at once.
+# On a CPU what a batch makes between its layers should stay in the caches: at 256 KiB of input MLP, CNN, ResNet50 and
+# JPEG in the graph are within 13 % of their best batch size, at 4 MiB up to 30 % behind. A GPU wants more at once.
 CPU_BATCH_BYTES, GPU_BATCH_BYTES = MIB // 4, 4 * MIB
 MIN_BATCH_ROWS, MAX_BATCH_ROWS = 16, 4096
 

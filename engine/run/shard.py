@@ -8,7 +8,7 @@ import contextlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -27,11 +27,13 @@ from engine.data.source import Slice, read_slices
 from engine.data.storage.opening import open_folder
 from engine.data.storage.places import is_local
 from engine.data.verdicts import count_odd_values, set_bad_aside
-from engine.errors import DataError, GraphError, JobFailedError, Mistake, RefusedError, SchemaError
+from engine.errors import DataError, EngineError, GraphError, JobFailedError, Mistake, RefusedError, SchemaError
 from engine.model.session import ModelSession
 from engine.model.tensor import TensorSpec
 from engine.run.attempt import Attempt
 from engine.run.batches import BatchCaller, join_rows, score_batch
+from engine.run.comparison import compare_with_plain
+from engine.run.numeric_drift import Drift
 from engine.run.plan import Shard, part_name
 from engine.run.probing import PROBE_ROWS, probe
 from engine.run.spec import ScoringSpec, ShardResult
@@ -46,11 +48,18 @@ MIN_ALIKE = 2
 class Scorer:
     """A loaded model bound to the job's columns; scores shards."""
 
-    def __init__(self, spec: ScoringSpec, session: ModelSession) -> None:
+    def __init__(
+        self, spec: ScoringSpec, session: ModelSession, open_plain: Callable[[], ModelSession] | None = None
+    ) -> None:
         """Bind the columns to the tensors of the imported graph, and fix the output's schema.
 
         Up to 16 rows of the first input are scored: what only running the graph can show is told here, before a
         shard is given out, the session warms up, and extents that the graph leaves open are seen.
+
+        Args:
+            spec: the job.
+            session: its model.
+            open_plain: opens another session of the model, in float32 and without XLA.
 
         Raises:
             SchemaError, GraphError: if a column cannot fill its tensor, or a fetch cannot become a column.
@@ -61,8 +70,9 @@ class Scorer:
         self._feeds = [bind_feed(sources[t.name], t, rules.fills, rules.unbatched) for t in session.inputs]
         fixed_rows = next((feed.fixed_rows for feed in self._feeds if feed.fixed_rows is not None), None)
         self._batch_rows = fixed_rows or spec.batch_rows  # a worker may have frozen a batch axis that is fixed
-        self._call = BatchCaller(session, self._feeds)
+        self._call = BatchCaller(session, self._feeds, self._batch_rows if spec.xla else None)
         self._turns = Turns(session.threads if session.device == "CPU" else None)
+        self._open_plain = open_plain
         tensors = [_row_spec(tensor) for tensor in session.outputs] if rules.unbatched else session.outputs
         seen = probe(spec, self._feeds, tensors, self._call, self._batch_rows)
         self._is_proven = seen.is_proven
@@ -109,10 +119,10 @@ class Scorer:
                 raise JobFailedError(f"{name}: not every row is accounted for: {facts.counts}")
             published = part.publish(facts.to_metadata(), self._confirm_plan, lambda: self._is_twin(name))
         attempt.end("write")
+        seconds = {**attempt.seconds, "total": time.perf_counter() - started}
         return ShardResult(
-            name, facts, published, tuple(bad.shown), attempt.batches_split,
-            {**attempt.seconds, "total": time.perf_counter() - started},
-            self._session.batches_halved, self._session.busy_seconds,
+            name, facts, published, tuple(bad.shown), attempt.batches_split, seconds,
+            self._session.batches_halved, self._session.busy_seconds, self._find_drift(shard, attempt),
         )  # fmt: skip
 
     def score_again(self, read: Slice, rows: Array) -> tuple[Array, pa.Table]:
@@ -145,6 +155,21 @@ class Scorer:
                 if read is None:
                     break
                 yield read
+
+    def _find_drift(self, shard: Shard, attempt: Attempt) -> dict[str, Drift]:
+        """Compare first rows with what the plain graph gives, on one shard of a run; a failure there fails nothing."""
+        if shard.shard_id != self._spec.drift_shard or self._open_plain is None:
+            return {}
+        pieces, step = (*shard.pieces, *self._spec.samples), 1 if self._spec.rules.unbatched else self._batch_rows
+        slices = (read for each in pieces for read in read_slices(each, self._spec.selection, self._batch_rows))
+        try:
+            with contextlib.closing(self._open_plain()) as plain:
+                calls = BatchCaller(plain, self._feeds), self._call
+                return compare_with_plain(
+                    slices, self._feeds, self._outputs, calls, step, lambda: attempt.mark("comparing")
+                )
+        except EngineError:
+            return {}
 
     def _confirm_plan(self) -> None:
         found = read_plan_id(self._folder, self._spec.generation)

@@ -14,6 +14,7 @@ from engine.data.sink import EncodingRules
 from engine.data.source import Selection
 from engine.data.storage.folder import PublishedPart
 from engine.run.budget import Budget
+from engine.run.numeric_drift import Drift
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +67,21 @@ class ScoringSpec:
     """How parts are encoded."""
     batch_rows: int
     """Rows per graph call."""
+    precision: str
+    """What the graph computes in: float32, bfloat16 or float16."""
+    xla: bool
+    """Whether the graph is compiled with XLA, so that every batch is padded to `batch_rows`."""
     samples: tuple[Piece, ...]
     """Some whole input files; every actor opens the first, and looks at rows of them."""
     versions: Mapping[str, str]
     """Versions of engine, tensorflow, pyarrow and ray at the driver."""
+    drift_shard: int | None = None
+    """The shard with which the values are compared with those of the plain graph; None where they are not."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the graph computes as it says, in float32 and without XLA."""
+        return self.precision == "float32" and not self.xla
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +104,5 @@ class ShardResult:
     """Times that this actor has halved a batch so far."""
     busy_seconds: float
     """Seconds that this actor's session has been computing so far, for any of its shards."""
+    drift: Mapping[str, Drift] = field(default_factory=dict)
+    """How far values lie from those of the plain graph, by column; empty where this was not measured."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from engine.run.numeric_drift import Drift, to_json
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -67,6 +69,13 @@ class Summary:
     """Largest peak memory of an actor's process after loading the model."""
     batch_size: int
     """Rows per graph call."""
+    precision: str
+    """What the graph was computed in: float32, bfloat16 or float16."""
+    xla: bool
+    """Whether it was compiled with XLA."""
+    drift: Mapping[str, Drift]
+    """How far the values of this run's first rows lie from those of the graph in float32 without XLA, by column of
+    floats; empty where neither is used or nothing could be compared."""
     batches_split: int
     """Batches of this run that the graph refused as a whole, for rows at fault or rows that do not go together."""
     batches_halved: int
@@ -80,7 +89,7 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary as JSON takes it."""
-        return asdict(self)
+        return asdict(self) | {"drift": to_json(self.drift)}
 
 
 PHASES = {

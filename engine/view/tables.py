@@ -88,9 +88,30 @@ def print_summary(summary: "Summary", stream: TextIO) -> None:
     if summary.batches_split > summary.rows_quarantined:
         rows.append(("batches split", f"{summary.batches_split:,}: their rows do not go together; --batch-size 1 or a "
                      "graph that brings them to one shape is faster"))  # fmt: skip
+    rows += _drift_rows(summary)
     if not summary.bytes_stable:
         rows.append(("bytes not stable", summary.bytes_stable_reason))
     print_table("Scored" if summary.attempts else "Already scored", rows, stream)
+
+
+def computed_text(precision: str, has_xla: bool) -> str:
+    """Say how a graph is computed: `bfloat16, compiled with XLA`."""
+    return precision + ", compiled with XLA" * has_xla
+
+
+def _drift_rows(summary: "Summary") -> list[tuple[str, str]]:
+    """Say how far values lie from the plain graph's; nothing where that is what was computed, or nothing was."""
+    if not summary.attempts or (summary.precision == "float32" and not summary.xla):
+        return []
+    computed = computed_text(summary.precision, summary.xla)
+    rows = [("computed in", computed if summary.drift else f"{computed}; no drift could be measured")]
+    for column, drift in summary.drift.items():
+        changed = "" if drift.argmax_changed is None else f"; another largest entry in {drift.argmax_changed:.3%}"
+        rows.append(
+            ("drift", f"{column}: at most {drift.max_absolute:.2g} absolute ({drift.p999_absolute:.2g} for 99.9%), "
+             f"{drift.max_relative:.2g} relative ({drift.p999_relative:.2g}){changed}, of {drift.rows:,} rows")
+        )  # fmt: skip
+    return rows
 
 
 def print_preview(preview: "Preview", stream: TextIO) -> None:
@@ -99,6 +120,7 @@ def print_preview(preview: "Preview", stream: TextIO) -> None:
     notes = [""] * (len(preview.where) - 1) + [num_left_out] * bool(preview.where)
     state = f"{preview.num_done:,} done already" + ", nothing is left to do" * preview.is_finished
     state = f"would be refused: {preview.refusal}" if preview.refusal else state
+    computed = computed_text(preview.precision, preview.xla)
     number = f", generation {preview.generation}" if preview.generation else ""
     rows = [
         ("plan", preview.plan_id + number),
@@ -108,6 +130,7 @@ def print_preview(preview: "Preview", stream: TextIO) -> None:
         ("shards", f"{preview.num_shards:,} of at most {bytes_text(preview.shard_bytes)}; {state}"),
         *[("then", "the files that came since, as a generation of their own")] * preview.has_more,
         ("batch", f"{preview.batch_rows} rows"),
+        *[("computed in", computed)] * (computed != "float32"),
         *(("feed", f"{column} ({kind}) -> {tensor}") for column, kind, tensor in preview.feeds),
         *(("fetch", f"{tensor} -> {column}") for tensor, column in preview.fetches),
         *(("keep", f"{name} ({kind})") for name, kind in preview.kept),

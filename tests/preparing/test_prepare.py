@@ -84,6 +84,8 @@ DECIDES = [
     {"keep": "none"},
     {"limit": 7},
     {"batch_size": 8},
+    {"precision": "float16"},
+    {"xla": True},
     {"shard_size": 1000},
     {"init_op": "prediction"},
     {"feed": "logits=three"},
@@ -224,3 +226,17 @@ def test_two_input_columns_of_one_name_are_told(settings: dict[str, Any], tmp_pa
     message = refusal(SchemaError, settings, input=str(tmp_path / "two.parquet"))
     assert "no column 'id'" not in message
     assert "'id'" in message
+
+
+def test_rows_of_several_shapes_are_compiled_as_they_come(settings: dict[str, Any]) -> None:
+    open_shape = graph(
+        placeholder("inputs", "float32", [None, None]), node("prediction", "Relu", "inputs", T="float32")
+    )
+    assert not prepared(settings, xla=True).compiles_as_it_goes
+    graphs.write(Path(settings["model"]), open_shape)
+    assert not prepared(settings, xla=True).compiles_as_it_goes  # lists of one length
+    for path in Path(settings["input"][0]).iterdir():
+        table = pq.read_table(path)
+        pq.write_table(table.set_column(1, "inputs", table["inputs"].cast(pa.list_(pa.float32()))), path)
+    assert prepared(settings, xla=True).compiles_as_it_goes
+    assert not prepared(settings).compiles_as_it_goes

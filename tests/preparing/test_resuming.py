@@ -52,6 +52,8 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
     ({"fill": {"inputs": "0"}}, "fill {} -> {'inputs': '0'}"),
     ({"provenance": True}, "provenance False -> True"),
     ({"nan_is_bad": True}, "nan_is_bad False -> True"),
+    ({"precision": "bfloat16"}, "precision float32 -> bfloat16"),
+    ({"xla": True}, "xla False -> True"),
     ({"fetch": "prediction=score"}, "fetch ['prediction:0=prediction'] -> ['prediction:0=score']"),
     ({"fetch": "logits=prediction"}, "fetch ['prediction:0=prediction'] -> ['logits:0=prediction']"),
     ({"init_op": "prediction"}, "init_op [] -> ['prediction']"),

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from engine.config import build_config
 from engine.data.ledger import Ledger
 from engine.data.pieces import Piece
 from engine.data.source import Selection, Slice, read_slices
-from engine.errors import ClusterError, DataError, EngineError, GraphError, JobFailedError
+from engine.errors import ClusterError, ConfigError, DataError, EngineError, GraphError, JobFailedError
 from engine.job import scoring_spec
 from engine.model.session import ModelSession, SessionOptions
 from engine.preparing.prepare import Job, prepare
@@ -45,7 +46,8 @@ def load(job: Job, data: bytes = b"", **changes: object) -> tuple[ScoringActor, 
     actor, model = ScoringActor(), scored_model(job.model, job.config.set)
     assert model is not None
     spec = replace(scoring_spec(job, model), **changes)
-    return actor, actor.load(spec, np.frombuffer(data or model.data, np.uint8), SessionOptions())
+    options = SessionOptions(precision=spec.precision, xla=spec.xla)
+    return actor, actor.load(spec, np.frombuffer(data or model.data, np.uint8), options)
 
 
 def loaded(job: Job) -> ScoringActor:
@@ -69,6 +71,23 @@ def test_it_loads_once_and_scores_shards(job: Job) -> None:
         assert set(result.seconds) == {"read", "bind", "session", "write", "total"}
         ids += pq.read_table(Path(job.config.output) / result.part)["id"].to_pylist()
     assert ids == list(range(400))
+
+
+def test_the_named_shard_tells_how_far_compiled_values_are_from_plain_ones(job: Job) -> None:
+    plain, compiled = loaded(job), load(job, xla=True, drift_shard=2)[0]
+    twins = {shard.shard_id: [actor.score(shard) for actor in (plain, compiled)] for shard in job.plan.shards}
+    drifts = {shard_id: each.drift for shard_id, pair in twins.items() for each in pair if each.drift}
+    assert drifts.keys() == {2}
+    drift = drifts[2]["prediction"]
+    assert (drift.rows, drift.argmax_changed) == (100, 0.0)
+    assert drift.max_absolute < 1e-5
+    assert compiled.score(job.plan.shards[2]).drift == drifts[2]
+
+
+def test_a_precision_that_the_device_does_not_compute_in_is_a_mistake_of_the_call(job: Job) -> None:
+    _, error = load(job, precision="float16")
+    assert isinstance(error, ConfigError)
+    assert re.match(r"node \S+: --precision float16: TensorFlow .* type --precision bfloat16", str(error))
 
 
 @pytest.mark.parametrize(

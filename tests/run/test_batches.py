@@ -16,7 +16,7 @@ from engine.data.columns import InputSchema, resolve_feed
 from engine.data.faults import Faults
 from engine.data.feeding.conversion import FedRows, FedTensor
 from engine.errors import DataError, GraphError
-from engine.model.session import ModelSession, load_session
+from engine.model.session import ModelSession, SessionOptions, load_session
 from engine.model.tensor import TensorSpec
 from engine.run.batches import BatchCaller, join_rows, score_batch
 
@@ -206,13 +206,15 @@ def binding(tensor: TensorSpec, is_unbatched: bool = False) -> FeedBinding:
     return bind_feed(resolve_feed(columns, "x"), tensor, is_unbatched=is_unbatched)
 
 
-def session_of(shape: list[int | None], *nodes: Any, fetches: Sequence[str] = ("y:0",)) -> ModelSession:
+def session_of(
+    shape: list[int | None], *nodes: Any, fetches: Sequence[str] = ("y:0",), xla: bool = False
+) -> ModelSession:
     graph_def = graph(placeholder("x", "float32", shape), *nodes)
-    return load_session(graph_def.SerializeToString(), ["x:0"], list(fetches), {})
+    return load_session(graph_def.SerializeToString(), ["x:0"], list(fetches), {}, options=SessionOptions(xla=xla))
 
 
-def caller(session: ModelSession, is_unbatched: bool = False) -> BatchCaller:
-    return BatchCaller(session, [binding(tensor, is_unbatched) for tensor in session.inputs])
+def caller(session: ModelSession, is_unbatched: bool = False, num_rows: int | None = None) -> BatchCaller:
+    return BatchCaller(session, [binding(tensor, is_unbatched) for tensor in session.inputs], num_rows)
 
 
 def doubled(dtype: str = "float32") -> Any:
@@ -228,6 +230,20 @@ def test_a_fixed_batch_axis_is_padded_and_the_padding_cut_off(num_rows: int) -> 
     session.close()
 
 
+@tf
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 4])
+def test_batches_of_one_size_are_padded_with_their_last_row(num_rows: int) -> None:
+    """The graph tells what it was given: it adds the sum of the batch to each row."""
+    total = node("total", "Sum", "x", "axis", T="float32", Tidx="int32")
+    session = session_of(
+        [None], constant("axis", np.array([0], np.int32)), total, node("y", "AddV2", "x", "total", T="float32")
+    )
+    call = caller(session, num_rows=4)
+    rows = np.array([0, 1, 2, 3], np.float32)[:num_rows]
+    np.testing.assert_array_equal(call([rows])[0], rows + rows.sum() + rows[-1] * (4 - num_rows))
+    session.close()
+
+
 def checked_positive() -> list[Any]:
     """y = 2 * x, but a graph that refuses numbers that are no more: CheckNumerics."""
     checked = node("checked", "CheckNumerics", "x", T="float32")
@@ -236,14 +252,16 @@ def checked_positive() -> list[Any]:
 
 
 @tf
-@pytest.mark.parametrize("batch", [None, 4])
-def test_rows_that_a_graph_refuses_stand_alone_and_the_others_are_scored(batch: int | None) -> None:
-    session = session_of([batch, 2], *checked_positive())
+@pytest.mark.parametrize(("batch", "xla"), [(None, False), (4, False), (None, True)])
+def test_rows_that_a_graph_refuses_stand_alone_and_the_others_are_scored(batch: int | None, xla: bool) -> None:
+    session = session_of([batch, 2], *checked_positive(), xla=xla)
     values = np.arange(22, dtype=np.float32).reshape(11, 2)
     values[[0, 6], 1] = np.nan
     fed, faults, scored = FedRows(np.arange(11), (FedTensor(values, np.arange(11)),)), Faults(11), list[ScoredRows]()
     for start in range(0, 11, 4):
-        scored += score_batch(caller(session), fed, range(start, min(start + 4, 11)), faults)
+        scored += score_batch(
+            caller(session, num_rows=4 if xla else None), fed, range(start, min(start + 4, 11)), faults
+        )
     assert faults.rows().tolist() == [0, 6]
     assert {bad.reason for bad in faults.in_order()} == {"InvalidArgument"}
     assert all("a number was expected" in bad.message for bad in faults.in_order())

@@ -6,6 +6,7 @@ import pytest
 
 from engine.preparing.forecast import Forecast
 from engine.preview import DataInFlight, Preview
+from engine.run.numeric_drift import Drift
 from engine.run.summary import Summary
 from engine.view.tables import bytes_text, device_texts, print_preview, print_summary, seconds_text
 
@@ -40,6 +41,9 @@ SUMMARY = Summary(
     devices=(),
     model_load_bytes=2**20,
     batch_size=4096,
+    precision="float32",
+    xla=False,
+    drift={},
     batches_split=0,
     batches_halved=0,
     bytes_stable=True,
@@ -62,6 +66,8 @@ PREVIEW = Preview(
     has_more=False,
     refusal="",
     batch_rows=4096,
+    precision="float32",
+    xla=False,
     feeds=(("pixels", "fixed_size_list<item: float>[4]", "inputs:0 (float32 [?, 4])"),),
     fetches=(("prediction:0", "score"),),
     kept=(("id", "int64"), ("name", "string")),
@@ -266,3 +272,24 @@ def test_gpus_are_told_by_name_and_share_and_cpus_only_beside_them() -> None:
     assert device_texts([half, cpu]) == ["1 on NVIDIA H100, 36.0 GiB an actor", "1 on CPU"]
     assert device_texts([cpu, cpu]) == []
     assert device_texts([]) == []
+
+
+def test_drift_is_a_line_a_column() -> None:
+    drift = {"score": Drift(5000, 0.0123, 0.01, 0.2, 0.1, 0.0042), "size": Drift(5000, 1.5, 1.25, 1e-3, 1e-4, None)}
+    text = summary_text(precision="bfloat16", xla=True, drift=drift)
+    assert re.search(r"^computed in +bfloat16, compiled with XLA$", text, re.MULTILINE)
+    assert "score: at most 0.012 absolute (0.01 for 99.9%), 0.2 relative (0.1); another largest entry in 0.420%" in text
+    assert re.search(
+        r"size: at most 1.5 absolute \(1.2 for 99.9%\), 0.001 relative \(0.0001\), of 5,000 rows$", text, re.M
+    )
+
+
+def test_drift_that_was_not_measured_is_said() -> None:
+    assert "float32, compiled with XLA; no drift could be measured" in summary_text(xla=True)
+    assert "drift" not in summary_text()
+    assert "drift" not in summary_text(xla=True, attempts=0)
+
+
+def test_a_plan_says_what_is_computed_in() -> None:
+    assert "computed in" not in preview_text()
+    assert re.search(r"^computed in +float16$", preview_text(precision="float16"), re.MULTILINE)
