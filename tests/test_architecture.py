@@ -25,6 +25,7 @@ HEIGHTS = {
     "engine.preview": 5,
     "engine.job": 5,
     "engine.sampling": 5,
+    "engine.tuning": 5,
     "jobs": 6,
 }
 # Same height, but not the same room.
