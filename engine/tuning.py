@@ -5,6 +5,7 @@ Imports neither TensorFlow nor Ray: what is measured runs in processes of its ow
 """
 
 import dataclasses
+import json
 import os
 import tempfile
 import time
@@ -179,8 +180,6 @@ def write_results(tuning: Tuning, config: JobConfig, options: TuneConfig) -> lis
     Raises:
         ConfigError: if the folder cannot be written to.
     """
-    import json
-
     from engine.view.tuning_picture import draw_tuning  # matplotlib takes a second
 
     folder = Path(options.output)

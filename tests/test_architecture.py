@@ -74,6 +74,10 @@ def test_ray_is_imported_in_its_rooms_alone() -> None:
     assert importers("ray") <= RAY_ROOMS
 
 
+def test_matplotlib_is_imported_where_the_picture_is_drawn() -> None:
+    assert importers("matplotlib") == {"engine.view.tuning_picture"}
+
+
 def test_tensorflow_is_imported_in_its_rooms_alone() -> None:
     assert "engine.model.session" in importers("tensorflow")
     assert importers("tensorflow") <= TENSORFLOW_ROOMS
@@ -133,8 +137,8 @@ def test_module_is_short_and_opens_with_a_docstring(path: Path) -> None:
             ),
             ("ray", "tensorflow", "pyarrow"),
         ),
-        (("engine.job", "engine.preview"), ("ray", "tensorflow")),
-        (("jobs.__main__",), ("ray", "tensorflow", "pyarrow")),
+        (("engine.job", "engine.preview", "engine.tuning"), ("ray", "tensorflow", "matplotlib")),
+        (("jobs.__main__",), ("ray", "tensorflow", "pyarrow", "matplotlib")),
     ],
     ids=["pure", "driver", "commands"],
 )

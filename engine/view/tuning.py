@@ -99,14 +99,17 @@ def _verdicts(tuning: "Tuning", paths: Sequence[Path]) -> list[tuple[str, str]]:
          f"in {seconds_text(tuning.seconds)}"),
         ("best", f"{best.setting.layout}, batches of {best.batch_rows:,}: {rate_text(best.rows_per_second)} rows/s"),
         ("default", _default(tuning)),
-        *(("faster", f"{each.setting.numbers}, batches of {each.batch_rows:,}: {tuning.gain(each):+.0%}, with the drift "
-           "above") for each in tuning.faster),
-        *(("failed", f"{each.setting}{'' if each.batch_rows is None else f', batches of {each.batch_rows:,}'}: "
-           f"{each.reason}") for each in tuning.failures),
+        *(("faster", f"{each.setting.numbers}, batches of {each.batch_rows:,}: {tuning.gain(each):+.0%}, "
+           "with the drift above") for each in tuning.faster),
+        *(("failed", f"{each.setting}{_batch(each.batch_rows)}: {each.reason}") for each in tuning.failures),
         *(("left out", text) for text in tuning.left_out),
         *(("note", text) for text in tuning.notes),
         *(("written", str(path)) for path in paths),
     ]  # fmt: skip
+
+
+def _batch(batch_rows: int | None) -> str:
+    return "" if batch_rows is None else f", batches of {batch_rows:,}"
 
 
 def _default(tuning: "Tuning") -> str:

@@ -8,7 +8,7 @@ import itertools
 import pickle
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from engine.data.assembly import ScoredRows
 from engine.data.binding import bind_feed
-from engine.data.faults import Array, Faults
+from engine.data.faults import Faults
 from engine.data.feeding.conversion import FedRows, convert_rows
 from engine.data.manifest import RowCounts
 from engine.data.quarantine import quarantine_name
@@ -30,11 +30,12 @@ from engine.model.session import SessionOptions, load_session
 from engine.run.attempt import Attempt
 from engine.run.batches import BatchCaller, score_batch
 from engine.run.freezing import ScoredModel, freeze_here
-from engine.run.numeric_drift import Drift, measure_drift
+from engine.run.numeric_drift import Drift
 from engine.run.plan import Shard
 from engine.run.scheduling.fleet import SHARDS_PER_WORKER
 from engine.run.shard import Scorer
 from engine.run.spec import ScoringSpec
+from engine.run.tuning.comparing import compare
 from engine.run.tuning.memory import peak_bytes
 from engine.run.tuning.sample import Sample, take_turns
 from engine.run.tuning.settings import RowCosts
@@ -272,28 +273,3 @@ class Bench:
                         num_bytes += sum(array.nbytes for array in arrays)
             start += len(read.table)
         return scored
-
-
-def compare(reference: Sequence[ScoredRows], values: Sequence[ScoredRows], columns: Sequence[str]) -> dict[str, Drift]:
-    """Compare what was scored twice, by output column; text is left out, and so are rows that only one has."""
-    found = {}
-    for i, column in enumerate(columns):
-        (old_rows, old), (new_rows, new) = _joined(reference, i), _joined(values, i)
-        _, at_old, at_new = np.intersect1d(old_rows, new_rows, assume_unique=True, return_indices=True)
-        if len(at_old) and old.shape[1:] == new.shape[1:]:
-            found[column] = measure_drift(old[at_old], new[at_new])
-    return found
-
-
-def _joined(scored: Sequence[ScoredRows], position: int) -> tuple[Array, Array]:
-    """Return the numbers of one fetch, with the rows that they are of; of one shape, that of the first."""
-    arrays = [(each.rows, each.arrays[position]) for each in scored if is_number(each.arrays[position])]
-    alike = [(rows, array) for rows, array in arrays if array.shape[1:] == arrays[0][1].shape[1:]]
-    if not alike:
-        return np.empty(0, np.int64), np.empty(0)
-    return np.concatenate([rows for rows, _ in alike]), np.concatenate([a.astype(np.float64) for _, a in alike])
-
-
-def is_number(array: Array) -> bool:
-    """Whether an array holds numbers: those of `ml_dtypes` (bfloat16) call themselves kind V."""
-    return array.dtype.kind in "fiub" or (array.dtype.kind == "V" and array.dtype.names is None)

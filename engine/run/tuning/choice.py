@@ -3,6 +3,7 @@
 Start at `best_plain` and `Tuning`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -95,12 +96,21 @@ class Tuning:
             each["efficiency"] = self.efficiency(measured)
             each["is_auto"] = measured.batch_rows == self.auto_rows
         own = self.by_default
-        return {
-            **document,
+        document |= {
             "best": asdict(self.best),
             "default_behind": None if own is None else 1 - own.rows_per_second / self.best.rows_per_second,
             "faster": [asdict(each) for each in self.faster],
         }
+        return {name: _finite(value) for name, value in document.items()}
+
+
+def _finite(value: Any) -> Any:
+    """Return the value with infinite numbers, which JSON has not, as words."""
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _numbers(measured: Measurement) -> tuple[str, bool]:

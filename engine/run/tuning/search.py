@@ -1,18 +1,18 @@
 """Decides what is measured next: layouts and batch sizes in float32 first, then other ways to compute.
 
 Pure: outcomes go in, the next step comes out, and the time is handed in. It always ends: each step is asked for once,
-and none after the budget. Start at `Search`.
+those that decide a second time, and none after the budget. Start at `Search`.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from engine.run.tuning.candidates import CLEARLY_WORSE, next_batch
+from engine.run.tuning.candidates import CLEARLY_WORSE, default_layout, next_batch
 from engine.run.tuning.choice import best_plain
 from engine.run.tuning.settings import FLOAT32, Failure, Layout, Measurement, Setting
 
-# Of the budget, where there is more to try than layouts.
-LAYOUTS_SHARE = 0.55
+# Of the budget, where there is more to try than layouts: until when these are begun, and measured once more.
+LAYOUTS_SHARE, CONFIRMED_SHARE = 0.55, 0.7
 # A first layout that is clearly worse says nothing of the others: they begin at both ends.
 MIN_LAYOUTS = 2
 VARIANT_BATCHES = 2
@@ -66,8 +66,12 @@ class Search:
 
     @property
     def measurements(self) -> list[Measurement]:
-        """What was measured, in that order."""
-        return [each for each in self._outcomes if isinstance(each, Measurement)]
+        """What was measured, in that order; what was measured twice by its mean."""
+        same: dict[tuple[Setting, int], list[Measurement]] = {}
+        for each in self._outcomes:
+            if isinstance(each, Measurement):
+                same.setdefault((each.setting, each.batch_rows), []).append(each)
+        return [join_measurements(mine) for mine in same.values()]
 
     @property
     def failures(self) -> list[Failure]:
@@ -87,9 +91,7 @@ class Search:
         self._outcomes.append(outcome)
 
     def _run(self) -> Iterator[Step]:
-        until = self._bounds.stop
-        if self._variants:
-            until = self._bounds.start + LAYOUTS_SHARE * (self._bounds.stop - self._bounds.start)
+        until = self._share_of_time(LAYOUTS_SHARE)
         for i, layout in enumerate(self._layouts):
             setting = Setting(layout)
             reason = self._reason_against(layout, i) or self._late(setting, until)
@@ -97,7 +99,27 @@ class Search:
                 self.left_out.append(f"{layout}: {reason}")
                 continue
             yield from self._sweep(setting, until)
+        yield from self._confirm()
         yield from self._run_variants()
+
+    def _share_of_time(self, share: float) -> float:
+        """Return when so much of the budget is spent, as far as something comes after layouts."""
+        return self._bounds.start + (share if self._variants else 1.0) * (self._bounds.stop - self._bounds.start)
+
+    def _confirm(self) -> Iterator[Step]:
+        """Measure the fastest and the default once more: the best of many figures is often the luckiest."""
+        fastest, own = best_plain(self.measurements), Setting(default_layout(self._layouts))
+        if fastest is None or (fastest.setting, fastest.batch_rows) == (own, self._bounds.auto_rows):
+            return
+        pair = [(own, self._bounds.auto_rows), (fastest.setting, fastest.batch_rows)]
+        pair.sort(key=lambda each: not self._is_open(each[0]))
+        for setting, batch_rows in pair:
+            if self._rates(setting).get(batch_rows) and not self._late(setting, self._share_of_time(CONFIRMED_SHARE)):
+                yield Step(setting, batch_rows, self._bounds.stop)
+
+    def _is_open(self, setting: Setting) -> bool:
+        """Whether the processes of a setting are those that the last step was measured with."""
+        return bool(self._outcomes) and self._outcomes[-1].setting == setting
 
     def _sweep(self, setting: Setting, until: float) -> Iterator[Step]:
         """Measure the batch sizes of a layout."""
@@ -159,7 +181,7 @@ class Search:
     def _late(self, setting: Setting, until: float) -> str:
         """Say that there is no time for a step of a setting; empty where there is."""
         seconds = self._bounds.step_seconds
-        if not self._rates(setting):
+        if not self._is_open(setting):
             seconds += max((each.load_seconds for each in self.measurements), default=0.0)
         is_first = not self._outcomes
         return "" if is_first or self._now + seconds <= until else "no time was left"
@@ -174,3 +196,13 @@ class Search:
 
     def _has_failed(self, setting: Setting) -> bool:
         return any(each.setting == setting and each.batch_rows is None for each in self.failures)
+
+
+def join_measurements(same: Sequence[Measurement]) -> Measurement:
+    """Return what one setting and batch size did when measured several times: mean rate, least work, most memory."""
+    return replace(
+        same[0],
+        rows_per_second=sum(each.rows_per_second for each in same) / len(same),
+        session_seconds=min(each.session_seconds for each in same),
+        peak_bytes=max(each.peak_bytes for each in same),
+    )
