@@ -42,7 +42,8 @@ def test_the_verdict_says_how_far_a_job_without_options_is_behind() -> None:
     text = "\n".join(printed(tuning()))
     assert "default   2 actors x 1 thread, batches of 256 (auto): 10% behind the best" in text
     assert "faster    bfloat16, batches of 512: +50%, with the drift above" in text
-    assert "failed    2 actors x 1 thread, float16: no float16 on CPUs" in text
+    assert "failed    2 actors x 1 thread, float32, batches of 1,024: a process was killed" in text
+    assert "left out  float16: no float16 on CPUs" in text
     assert "left out  bfloat16 with XLA, batches of 512: no time was left" in text
     assert "written   tune/job.toml" in text
     assert "(auto): the best" in "\n".join(printed(tuning(auto_rate=1_000_000.0)))

@@ -67,9 +67,9 @@ class Warm:
     """What the first calls with a batch size show."""
 
     first_call_seconds: float
-    """Seconds of the process's first call and of the first one with this batch size."""
+    """Seconds of the process's first call, and of those with this batch size until it runs as it will."""
     batch_seconds: float
-    """Seconds of the second call with this batch size."""
+    """Seconds of a call with this batch size then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Bench:
 
     def __init__(self) -> None:
         """Make a bench without a model; `load` comes first."""
-        self._probe_seconds = 0.0
+        self._start_seconds = 0.0
         self._scorers: dict[int, Scorer] = {}
 
     def freeze(self, bound: BoundModel, uri: str) -> ScoredModel:
@@ -119,17 +119,16 @@ class Bench:
         Raises:
             EngineError: if TensorFlow refuses the graph, or the device what is asked of it.
         """
-        started, spec = time.perf_counter(), work.spec
+        started, spec = time.perf_counter(), replace(work.spec, precision=options.precision, xla=options.xla)
         pa.set_cpu_count(options.threads)
         tensors, columns = [name for name, _ in spec.feeds], [name for name, _ in spec.fetches]
         data = Path(work.model_path).read_bytes()
         self._session = load_session(data, tensors, columns, spec.constants, spec.init_ops, options, spec.op_libraries)
-        self._work, self._ids = work, itertools.count(position * IDS_PER_ACTOR)
+        self._work, self._spec, self._ids = work, spec, itertools.count(position * IDS_PER_ACTOR)
         sources = dict(spec.feeds)
         self._feeds = [
             bind_feed(sources[each.name], each, spec.rules.fills, spec.rules.unbatched) for each in self._session.inputs
         ]
-        self._call = BatchCaller(self._session, self._feeds)
         return time.perf_counter() - started
 
     def warm(self, batch_rows: int) -> Warm:
@@ -138,16 +137,17 @@ class Bench:
         Raises:
             EngineError: if the graph cannot be run.
         """
-        started = time.perf_counter()
+        started, before = time.perf_counter(), self._start_seconds
         self._scorer(batch_rows)
-        self._probe_seconds = self._probe_seconds or time.perf_counter() - started
-        fed, _ = self._first_rows(batch_rows)
-        seconds = []
-        for _ in range(2):
+        probe_seconds = time.perf_counter() - started
+        self._start_seconds = before or probe_seconds
+        fed, call, seconds = self._first_rows(batch_rows), self._caller(batch_rows), list[float]()
+        for _ in range(3):
             started = time.perf_counter()
-            score_batch(self._call, fed, range(min(batch_rows, len(fed.rows))), Faults(int(fed.rows[-1]) + 1))
+            score_batch(call, fed, range(min(batch_rows, len(fed.rows))), Faults(int(fed.rows[-1]) + 1))
             seconds.append(time.perf_counter() - started)
-        return Warm(self._probe_seconds + seconds[0], seconds[1])
+        # XLA compiles a shape when it comes for the second time.
+        return Warm(before + probe_seconds + seconds[0] + max(0.0, seconds[1] - seconds[2]), seconds[2])
 
     def score(self, batch_rows: int, shard_rows: int, seconds: float) -> Round:
         """Score shards as an actor does, several at once, for a while.
@@ -195,12 +195,12 @@ class Bench:
 
     def session_seconds(self, batch_rows: int, seconds: float) -> float:
         """Return what a row costs in the session alone: seconds of CPU, or on a GPU of the clock."""
-        fed, _ = self._first_rows(batch_rows)
+        fed, call = self._first_rows(batch_rows), self._caller(batch_rows)
         size = min(batch_rows, len(fed.rows))
         clock = time.process_time if self._session.device == "CPU" else time.perf_counter
         until, before, num_rows = time.perf_counter() + seconds, clock(), 0
         while not num_rows or time.perf_counter() < until:
-            score_batch(self._call, fed, range(size), Faults(int(fed.rows[-1]) + 1))
+            score_batch(call, fed, range(size), Faults(int(fed.rows[-1]) + 1))
             num_rows += size
         return (clock() - before) / num_rows
 
@@ -242,24 +242,28 @@ class Bench:
 
     def _scorer(self, batch_rows: int) -> Scorer:
         if batch_rows not in self._scorers:
-            self._scorers = {batch_rows: Scorer(replace(self._work.spec, batch_rows=batch_rows), self._session)}
+            self._scorers = {batch_rows: Scorer(replace(self._spec, batch_rows=batch_rows), self._session)}
         return self._scorers[batch_rows]
+
+    def _caller(self, batch_rows: int) -> BatchCaller:
+        """Return what a scorer calls the session by: for XLA every batch has the same rows."""
+        return BatchCaller(self._session, self._feeds, batch_rows if self._spec.xla else None)
 
     def _slices(self, batch_rows: int) -> Iterator[Slice]:
         for piece in self._work.sample.pieces:
             yield from read_slices(piece, self._work.spec.selection, batch_rows)
 
-    def _first_rows(self, batch_rows: int) -> tuple[FedRows, Slice]:
+    def _first_rows(self, batch_rows: int) -> FedRows:
         """Return the rows of the first slice that has some, those of one shape."""
         for read in self._slices(batch_rows):
             groups, _ = convert_rows(self._feeds, read.table)
             if groups:
-                return max(groups, key=lambda each: len(each.rows)), read
+                return max(groups, key=lambda each: len(each.rows))
         raise DataError("no row of the sample can be scored: all are filtered, or cannot become tensors")
 
     def _values(self, batch_rows: int, num_rows: int) -> list[ScoredRows]:
         """Score the first rows of the sample; positions count on from slice to slice."""
-        scored, start, num_bytes = list[ScoredRows](), 0, 0
+        scored, start, num_bytes, call = list[ScoredRows](), 0, 0, self._caller(batch_rows)
         for read in self._slices(batch_rows):
             groups, faults = convert_rows(self._feeds, read.table)
             for fed in groups:
@@ -267,7 +271,7 @@ class Bench:
                     if start + begin >= num_rows or num_bytes > MAX_OUTPUT_BYTES:
                         return scored
                     span = range(begin, min(begin + batch_rows, len(fed.rows)))
-                    for each in score_batch(self._call, fed, span, faults):
+                    for each in score_batch(call, fed, span, faults):
                         arrays = [np.asarray(array) for array in each.arrays]
                         scored.append(ScoredRows(each.rows + start, arrays))
                         num_bytes += sum(array.nbytes for array in arrays)

@@ -105,12 +105,12 @@ class Tuning:
 
 
 def _finite(value: Any) -> Any:
-    """Return the value with infinite numbers, which JSON has not, as words."""
+    """Return the value with null for what is infinite, for JSON has no such number; as a summary has it."""
     if isinstance(value, Mapping):
         return {name: _finite(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(each) for each in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _numbers(measured: Measurement) -> tuple[str, bool]:

@@ -6,11 +6,11 @@ import numpy as np
 
 from engine.data.assembly import ScoredRows
 from engine.data.faults import Array
-from engine.run.numeric_drift import Drift, measure_drift
+from engine.run.numeric_drift import Drift, is_float, measure_drift
 
 
 def compare(reference: Sequence[ScoredRows], values: Sequence[ScoredRows], columns: Sequence[str]) -> dict[str, Drift]:
-    """Compare what was scored twice, by output column; text is left out, and so are rows that only one has."""
+    """Compare what was scored twice, by output column of floats; rows that only one of both has are left out."""
     found = {}
     for i, column in enumerate(columns):
         (old_rows, old), (new_rows, new) = _joined(reference, i), _joined(values, i)
@@ -21,14 +21,9 @@ def compare(reference: Sequence[ScoredRows], values: Sequence[ScoredRows], colum
 
 
 def _joined(scored: Sequence[ScoredRows], position: int) -> tuple[Array, Array]:
-    """Return the numbers of one fetch, with the rows that they are of; of one shape, that of the first."""
-    arrays = [(each.rows, each.arrays[position]) for each in scored if is_number(each.arrays[position])]
+    """Return the floats of one fetch, with the rows that they are of; of one shape, that of the first."""
+    arrays = [(each.rows, each.arrays[position]) for each in scored if is_float(each.arrays[position])]
     alike = [(rows, array) for rows, array in arrays if array.shape[1:] == arrays[0][1].shape[1:]]
     if not alike:
         return np.empty(0, np.int64), np.empty(0)
     return np.concatenate([rows for rows, _ in alike]), np.concatenate([a.astype(np.float64) for _, a in alike])
-
-
-def is_number(array: Array) -> bool:
-    """Whether an array holds numbers: those of `ml_dtypes` (bfloat16) call themselves kind V."""
-    return array.dtype.kind in "fiub" or (array.dtype.kind == "V" and array.dtype.names is None)

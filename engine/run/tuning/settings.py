@@ -82,9 +82,10 @@ class Measurement:
     load_seconds: float
     """Seconds to import TensorFlow and load the graph, all actors at once; of the slowest."""
     first_call_seconds: float
-    """Seconds of the first calls: of the process, and of this batch size; of the slowest actor."""
+    """Seconds of the process's first call, and of those with this batch size until it runs as it will (XLA compiles);
+    of the slowest actor."""
     drift: Mapping[str, Drift] = field(default_factory=dict)
-    """How far the values lie from those of float32, by output column; empty for float32 itself, and for text."""
+    """How far the values lie from those of float32, by output column of floats; empty for float32 itself."""
 
     @property
     def worst_drift(self) -> Drift | None:
@@ -113,6 +114,8 @@ class Failure:
     """Rows per graph call; None where the setting failed as a whole."""
     reason: str
     """Why, in words."""
+    is_refusal: bool = False
+    """Whether this machine does not offer it, or the graph does not suit it: nothing has gone wrong."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import os
 from types import TracebackType
 from typing import Self
 
-from engine.errors import DataError, EngineError, Mistake
+from engine.errors import DataError, EngineError, JobInterrupted, Mistake
 from engine.model.session import SessionOptions
 from engine.run.tuning.bench import Bench, Work
 from engine.run.tuning.crew import Crew, cause
@@ -69,6 +69,7 @@ class Workshop:
         """Measure a step; what goes wrong with it is an outcome, too.
 
         Raises:
+            JobInterrupted: on a signal.
             Mistake, DataError: if nothing was measured yet, and this would end a job as well.
         """
         batch_rows: int | None = None
@@ -76,11 +77,13 @@ class Workshop:
             crew = self._open(step)
             batch_rows = step.batch_rows
             found = self._measure(crew, step)
+        except JobInterrupted:
+            raise
         except EngineError as error:
             self.close()  # others of the crew may still be at it
             if not self._has_measured and step.setting.is_plain and isinstance(error, (Mistake, DataError)):
                 raise
-            return Failure(step.setting, batch_rows, cause(error))
+            return Failure(step.setting, batch_rows, cause(error), isinstance(error, Mistake))
         self._has_measured |= isinstance(found, Measurement)
         return found
 

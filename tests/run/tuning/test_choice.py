@@ -56,5 +56,5 @@ def test_the_document_is_json() -> None:
     assert read["default_behind"] == pytest.approx(0.1)
     assert [each["is_auto"] for each in read["measurements"]] == [True, True, False, False, False, False]
     assert read["measurements"][3]["drift"]["prediction"]["argmax_changed"] == 0.00025
-    assert read["measurements"][5]["drift"]["prediction"]["max_absolute"] == "inf"
+    assert read["measurements"][5]["drift"]["prediction"]["max_absolute"] is None
     assert read["faster"][0]["setting"]["precision"] == "bfloat16"
