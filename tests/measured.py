@@ -32,7 +32,7 @@ def tuning(auto_rate: float = 900_000.0, bfloat16_rate: float = 1_500_000.0, xla
             measured(Setting(TWO, xla=True), 512, xla_rate, Drift(20_000, 0.0, 0.0, 0.0, 0.0, 0.0)),
         ),
         failures=(
-            Failure(Setting(TWO, "float16"), None, "no float16 on CPUs", is_refusal=True),
+            Failure(Setting(TWO, "float16"), None, "no float16 on CPUs", is_left_out=True),
             Failure(Setting(TWO), 1024, "a process was killed"),
         ),
         left_out=("bfloat16 with XLA, batches of 512: no time was left",),

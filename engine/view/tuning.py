@@ -102,8 +102,8 @@ def _verdicts(tuning: "Tuning", paths: Sequence[Path]) -> list[tuple[str, str]]:
         *(("faster", f"{each.setting.numbers}, batches of {each.batch_rows:,}: {tuning.gain(each):+.0%}, "
            "with the drift above") for each in tuning.faster),
         *(("failed", f"{each.setting}{_batch(each.batch_rows)}: {each.reason}")
-          for each in tuning.failures if not each.is_refusal),
-        *(("left out", f"{each.setting.numbers}: {each.reason}") for each in tuning.failures if each.is_refusal),
+          for each in tuning.failures if not each.is_left_out),
+        *(("left out", f"{each.setting.numbers}: {each.reason}") for each in tuning.failures if each.is_left_out),
         *(("left out", text) for text in tuning.left_out),
         *(("note", text) for text in tuning.notes),
         *(("written", str(path)) for path in paths),

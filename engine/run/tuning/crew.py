@@ -93,7 +93,7 @@ class Crew:
             waiting = {each.connection: i for i, each in enumerate(members) if i not in answers}
             ready = wait(list(waiting), max(0.0, deadline - time.monotonic()))
             if not ready:
-                raise OutOfTimeError("no answer came within the time that was left")
+                raise OutOfTimeError("it was not done within the time that was left")
             for connection in ready:
                 i = waiting[connection]  # type: ignore[index]
                 answer = members[i].hear()

@@ -13,6 +13,8 @@ from engine.run.tuning.settings import FLOAT32, Failure, Layout, Measurement, Se
 
 # Of the budget, where there is more to try than layouts: until when these are begun, and measured once more.
 LAYOUTS_SHARE, CONFIRMED_SHARE = 0.55, 0.7
+# Of what is left for layouts, to the one whose turn it is: so many times its even share.
+SWEEP_SHARE = 1.5
 # A first layout that is clearly worse says nothing of the others: they begin at both ends.
 MIN_LAYOUTS = 2
 VARIANT_BATCHES = 2
@@ -98,7 +100,8 @@ class Search:
             if reason:
                 self.left_out.append(f"{layout}: {reason}")
                 continue
-            yield from self._sweep(setting, until)
+            mine = self._now + SWEEP_SHARE * (until - self._now) / (len(self._layouts) - i)
+            yield from self._sweep(setting, min(until, mine))
         yield from self._confirm()
         yield from self._run_variants()
 

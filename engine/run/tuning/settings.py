@@ -78,7 +78,7 @@ class Measurement:
     session_seconds: float
     """Seconds of one row in the session, with all other actors at rest: of CPU; on a GPU of the clock."""
     peak_bytes: int
-    """The most memory that one actor's process has had by then; that of the largest one."""
+    """The most memory that one actor's process had with this batch size; that of the largest one."""
     load_seconds: float
     """Seconds to import TensorFlow and load the graph, all actors at once; of the slowest."""
     first_call_seconds: float
@@ -114,8 +114,8 @@ class Failure:
     """Rows per graph call; None where the setting failed as a whole."""
     reason: str
     """Why, in words."""
-    is_refusal: bool = False
-    """Whether this machine does not offer it, or the graph does not suit it: nothing has gone wrong."""
+    is_left_out: bool = False
+    """Whether nothing has gone wrong: the machine does not offer it, it does not suit the graph, or the time was up."""
 
 
 @dataclass(frozen=True, slots=True)

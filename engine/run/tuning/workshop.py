@@ -10,7 +10,7 @@ from typing import Self
 from engine.errors import DataError, EngineError, JobInterrupted, Mistake
 from engine.model.session import SessionOptions
 from engine.run.tuning.bench import Bench, Work
-from engine.run.tuning.crew import Crew, cause
+from engine.run.tuning.crew import Crew, OutOfTimeError, cause
 from engine.run.tuning.search import Step
 from engine.run.tuning.settings import Failure, Layout, Measurement, RowCosts, Setting
 
@@ -83,7 +83,7 @@ class Workshop:
             self.close()  # others of the crew may still be at it
             if not self._has_measured and step.setting.is_plain and isinstance(error, (Mistake, DataError)):
                 raise
-            return Failure(step.setting, batch_rows, cause(error), isinstance(error, Mistake))
+            return Failure(step.setting, batch_rows, cause(error), isinstance(error, (Mistake, OutOfTimeError)))
         self._has_measured |= isinstance(found, Measurement)
         return found
 
