@@ -81,8 +81,8 @@ class Round:
     """Input rows that were read, scored and written; what lies across the window's ends counts by its share."""
     seconds: float
     """Length of the window."""
-    batches_halved: int
-    """Times so far that the device had no room for a batch."""
+    max_rows: int | None
+    """Rows that the device has room for, once it ran out of memory; larger batches are halved."""
     bad_share: float
     """Share of the rows that went to quarantine."""
 
@@ -183,7 +183,7 @@ class Bench:
             raise errors[0]
         total = sum(counts, RowCounts())
         share = total.rows_quarantined / max(1, total.rows_in)
-        return Round(rows_within(spans, start, stop), seconds, self._session.batches_halved, share)
+        return Round(rows_within(spans, start, stop), seconds, self._session.max_rows, share)
 
     def _score_one(self, scorer: Scorer, shard: Shard, counts: list[RowCounts]) -> Span:
         started = time.perf_counter()

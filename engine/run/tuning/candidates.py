@@ -59,7 +59,8 @@ def next_batch(rates: Mapping[int, float | None], auto_rows: int, max_rows: int)
     """Return the batch size to measure next; None where the sweep is done.
 
     Begins with `auto_rows`, goes up from there by powers of two, then down. A direction ends at a size that could not
-    be measured, at one that is clearly worse than the best, and where two in a row gained nothing.
+    be measured, at one that is clearly worse than the best, and where two in a row gained nothing. Where `auto_rows`
+    could not be, smaller ones are tried until one can.
 
     Args:
         rates: rows per second by batch size, in the order of measurement; None where it failed.
@@ -69,14 +70,15 @@ def next_batch(rates: Mapping[int, float | None], auto_rows: int, max_rows: int)
     if auto_rows not in rates:
         return auto_rows
     best = max((rate for rate in rates.values() if rate is not None), default=0.0)
-    for path in (_upward(auto_rows, max_rows), _downward(auto_rows)):
-        seen = [auto_rows]
+    upward = _upward(auto_rows, max_rows) if rates[auto_rows] is not None else []
+    for path in (upward, _downward(auto_rows)):
+        seen = [rates[auto_rows]]
         for batch_rows in path:
             if batch_rows not in rates:
-                if _is_done([rates[each] for each in seen], best):
+                if any(seen) and _is_done(seen, best):
                     break
                 return batch_rows
-            seen.append(batch_rows)
+            seen = [*seen, rates[batch_rows]] if any(seen) else [rates[batch_rows]]
     return None
 
 

@@ -42,7 +42,7 @@ class Workshop:
         self._work, self._seconds, self._auto_rows, self._allow_cpu = work, seconds, auto_rows, allow_cpu
         self._crew: Crew | None = None
         self._setting: Setting | None = None
-        self._load_seconds, self._num_halved, self._has_reference = 0.0, 0, False
+        self._load_seconds, self._has_reference = 0.0, False
         self.costs: RowCosts | None = None
         """What a row costs beside the graph, once that was measured."""
         self.bad_share = 0.0
@@ -101,7 +101,7 @@ class Workshop:
         )
         given = [(self._work, options, i) for i in range(layout.actors)]
         self._load_seconds = max(self._crew.each(step.deadline, Bench.load, given))
-        self._setting, self._num_halved = step.setting, 0
+        self._setting = step.setting
         return self._crew
 
     def _measure(self, crew: Crew, step: Step) -> Measurement | Failure:
@@ -111,10 +111,9 @@ class Workshop:
         pilot = crew.all(deadline, Bench.score, batch_rows, pilot_rows, PILOT * seconds)
         shard_rows = shard_size(max(each.rows for each in pilot) / PILOT / SHARDS_IN_WINDOW, batch_rows)
         rounds = crew.all(deadline, Bench.score, batch_rows, min(shard_rows, self._work.sample.num_rows), seconds)
-        num_halved = max(each.batches_halved for each in rounds)
-        if num_halved > self._num_halved:
-            self._num_halved = num_halved
-            return Failure(setting, batch_rows, "the device has no room for such a batch")
+        room = min((each.max_rows for each in rounds if each.max_rows is not None), default=batch_rows)
+        if room < batch_rows:
+            return Failure(setting, batch_rows, f"the device has room for batches of {room:,}")
         self.bad_share = max(self.bad_share, *(each.bad_share for each in rounds))
         alone = crew.first(deadline, Bench.session_seconds, batch_rows, ALONE * seconds)
         peak = max(crew.all(deadline, Bench.peak_bytes))

@@ -55,6 +55,11 @@ def test_what_fails_ends_its_direction_alone() -> None:
     assert sweep({16: 10.0, 32: None, 8: 10.1, 4: 5.0}, 16) == [16, 32, 8, 4]
 
 
+def test_where_the_jobs_own_choice_fails_smaller_ones_are_tried() -> None:
+    assert sweep({64: None, 32: None, 16: 10.0, 8: 11.0, 4: 5.0}, 64) == [64, 32, 16, 8, 4]
+    assert sweep(dict.fromkeys([64, 32, 16, 8, 4]), 64) == [64, 32, 16, 8, 4]
+
+
 def test_an_odd_choice_is_measured_beside_the_powers() -> None:
     assert sweep({100: 10.0, 128: 12.0, 256: 11.9, 512: 11.8, 64: 2.0}, 100) == [100, 128, 256, 512]
 
