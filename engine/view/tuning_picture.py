@@ -27,6 +27,7 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,
 }
 SIZE_INCHES = (11.0, 4.4)
+HEADROOM = 1.08
 
 
 def draw_tuning(tuning: "Tuning") -> str:
@@ -66,7 +67,7 @@ def _draw_batches(axes: Any, tuning: "Tuning") -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45 if len(sizes) > 6 else 0)  # noqa: PLR2004
     axes.minorticks_off()
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, HEADROOM * max(limit or 0.0, *(each.rows_per_second for mine in lines.values() for each in mine)))
     axes.yaxis.set_major_formatter(lambda value, _: rate_label(value))
     axes.set(xlabel="rows per graph call", ylabel="rows per second", title="Batch size, in float32")
     axes.legend(frameon=False, fontsize=9)

@@ -36,7 +36,7 @@ from engine.run.scheduling.fleet import SHARDS_PER_WORKER
 from engine.run.shard import Scorer
 from engine.run.spec import ScoringSpec
 from engine.run.tuning.comparing import compare
-from engine.run.tuning.memory import forget_peak, peak_bytes
+from engine.run.tuning.memory import peak_bytes
 from engine.run.tuning.sample import Sample, take_turns
 from engine.run.tuning.settings import RowCosts
 from engine.run.tuning.windows import Span, rows_within
@@ -138,7 +138,6 @@ class Bench:
         Raises:
             EngineError: if the graph cannot be run.
         """
-        forget_peak()
         started, before = time.perf_counter(), self._start_seconds
         self._scorer(batch_rows)
         probe_seconds = time.perf_counter() - started
@@ -240,7 +239,7 @@ class Bench:
         return compare(reference, self._values(batch_rows, num_rows), [name for _, name in self._work.spec.fetches])
 
     def peak_bytes(self) -> int:
-        """Return the most memory that this process has had since it was told to `warm` up."""
+        """Return the most memory that this process has had."""
         return peak_bytes()
 
     def _scorer(self, batch_rows: int) -> Scorer:

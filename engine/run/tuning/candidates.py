@@ -58,9 +58,9 @@ def default_layout(layouts: Sequence[Layout]) -> Layout:
 def next_batch(rates: Mapping[int, float | None], auto_rows: int, max_rows: int) -> int | None:
     """Return the batch size to measure next; None where the sweep is done.
 
-    Begins with `auto_rows`, goes up from there by powers of two, then down. A direction ends at a size that could not
-    be measured, at one that is clearly worse than the best, and where two in a row gained nothing. Where `auto_rows`
-    could not be, smaller ones are tried until one can.
+    Begins with `auto_rows`, goes down from there by powers of two, then up: peak memory never shrinks. A direction ends
+    at a size that could not be measured, at one that is clearly worse than the best, and where two in a row gained
+    nothing. Where `auto_rows` could not be, smaller ones are tried until one can.
 
     Args:
         rates: rows per second by batch size, in the order of measurement; None where it failed.
@@ -71,7 +71,7 @@ def next_batch(rates: Mapping[int, float | None], auto_rows: int, max_rows: int)
         return auto_rows
     best = max((rate for rate in rates.values() if rate is not None), default=0.0)
     upward = _upward(auto_rows, max_rows) if rates[auto_rows] is not None else []
-    for path in (upward, _downward(auto_rows)):
+    for path in (_downward(auto_rows), upward):
         seen = [rates[auto_rows]]
         for batch_rows in path:
             if batch_rows not in rates:

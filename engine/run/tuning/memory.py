@@ -3,14 +3,10 @@
 Start at `peak_bytes` and `find_machine`.
 """
 
-import contextlib
-import ctypes
 import os
 import re
 import resource
 from pathlib import Path
-
-import pyarrow as pa
 
 from engine.run.tuning.settings import Machine
 
@@ -20,23 +16,12 @@ DEVICES = Path("/dev")
 
 
 def peak_bytes() -> int:
-    """Return the most memory that this process has had since `forget_peak`, or since it began.
+    """Return the most memory that this process has had.
 
     `ru_maxrss` counts in what the process that started this one had (Linux, fork and exec); VmHWM does not.
     """
     found = _status_bytes(Path("/proc/self/status"), "VmHWM")
     return found or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
-
-
-def forget_peak() -> None:
-    """Let `peak_bytes` begin anew, once what the allocators hold unused is given back; on Linux with glibc alone.
-
-    Without that, 128 images a batch would have the 2.8 GiB of the 2,048 before.
-    """
-    pa.default_memory_pool().release_unused()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 def free_bytes() -> int:

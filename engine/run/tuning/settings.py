@@ -78,7 +78,8 @@ class Measurement:
     session_seconds: float
     """Seconds of one row in the session, with all other actors at rest: of CPU; on a GPU of the clock."""
     peak_bytes: int
-    """The most memory that one actor's process had with this batch size; that of the largest one."""
+    """The most memory that one actor's process has had by then, that of the largest one: TensorFlow keeps what a batch
+    took, so a batch size below `auto` has what `auto` took before it."""
     load_seconds: float
     """Seconds to import TensorFlow and load the graph, all actors at once; of the slowest."""
     first_call_seconds: float
