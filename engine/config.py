@@ -31,8 +31,10 @@ from engine.options import (
     PositiveNumber,
     PositiveShare,
     Precision,
+    Precisions,
     RowBudget,
     Share,
+    Switches,
 )
 
 
@@ -157,7 +159,27 @@ class SimulationConfig(BaseModel):
     """Rows per second of each of them. [default: what the output folder's last summary says]"""
 
 
-Config = TypeVar("Config", JobConfig, FreezeConfig, SimulationConfig)
+class TuneConfig(BaseModel):
+    """What `tune` is told besides the job."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    output: PathText = "tune"
+    """Folder for job.toml, tune.json and tune.svg. [default: tune]"""
+    overwrite: bool = False
+    """Replace these files where they are there."""
+    rows: OptionalCount = None
+    """Rows of the sample, from the beginning of the input. [default: about 64 MiB of them]"""
+    seconds: PositiveNumber = 180.0
+    """Seconds that all of it may take. [default: 180]"""
+    precision: Precisions = ("float32", "bfloat16", "float16")
+    """What to try to compute in: float32, bfloat16, float16; float32 is measured in any case. [default: all that the
+    device admits]"""
+    xla: Switches = ("off", "on")
+    """Whether to try XLA: on, off, or both. [default: both]"""
+
+
+Config = TypeVar("Config", JobConfig, FreezeConfig, SimulationConfig, TuneConfig)
 
 
 def build_config(settings: Mapping[str, Any]) -> JobConfig:
@@ -188,6 +210,15 @@ def build_simulation_config(settings: Mapping[str, Any]) -> SimulationConfig:
     if config.rate is not None and config.simulate is None:
         raise ConfigError(f"--rate {config.rate:g}: is that of simulated actors; say how many with --simulate N")
     return config
+
+
+def build_tune_config(settings: Mapping[str, Any]) -> TuneConfig:
+    """Check `settings` (keys are `TuneConfig`'s fields).
+
+    Raises:
+        ConfigError: as `build_config` does.
+    """
+    return _build(settings, TuneConfig)
 
 
 def _build(settings: Mapping[str, Any], kind: type[Config]) -> Config:

@@ -213,8 +213,20 @@ def _one_of(words: tuple[str, ...]) -> Callable[[object], object]:
     return check
 
 
+def _some_of(words: tuple[str, ...]) -> Callable[[object], object]:
+    def check(value: object) -> object:
+        names = _names(value)
+        if not names or not set(names) <= set(words):
+            raise ValueError(f"expected one or more of {', '.join(words)}")
+        return tuple(dict.fromkeys(names))
+
+    return check
+
+
 Codec = Annotated[str, BeforeValidator(_one_of(CODECS))]
 Precision = Annotated[str, BeforeValidator(_one_of(PRECISIONS))]
+Precisions = Annotated[tuple[str, ...], BeforeValidator(_some_of(PRECISIONS))]
+Switches = Annotated[tuple[str, ...], BeforeValidator(_some_of(("off", "on")))]
 PathText = Annotated[str, BeforeValidator(_path)]
 OptionalPathText = Annotated[str | None, BeforeValidator(_optional(_path))]
 Paths = Annotated[tuple[str, ...], BeforeValidator(_paths)]

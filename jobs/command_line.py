@@ -17,11 +17,17 @@ import cyclopts
 from pydantic.fields import FieldInfo
 
 import engine
-from engine.config import FreezeConfig, JobConfig, build_config, build_freeze_config
+from engine.config import FreezeConfig, JobConfig, TuneConfig, build_config, build_freeze_config, build_tune_config
 from engine.data.storage.places import hide_secrets
 from engine.errors import ConfigError, EngineError
 
 Verb = Callable[..., None]
+
+# What `tune` finds out by itself or has options of its own for, and what only a job on a cluster has.
+NOT_OF_TUNING = (
+    *("model", "output", "overwrite", "batch_size", "actors", "precision", "xla"),
+    *("shard_size", "address", "add", "max_attempts", "stall_timeout", "max_bad_rows"),
+)
 
 
 def new_app() -> cyclopts.App:
@@ -49,12 +55,15 @@ def with_job_options(verb: Verb) -> Verb:
         settings.update({name: value for name, value in given.items() if value is not None})
         verb(build_config(settings), **mine)
 
+    return _dressed(command, verb, [*_parameters(JobConfig), _job_file_parameter(), *own])
+
+
+def _job_file_parameter() -> inspect.Parameter:
     help_text = "TOML file with any of these options (underscores in names); flags win over it."
-    config = inspect.Parameter(
+    return inspect.Parameter(
         "config", inspect.Parameter.KEYWORD_ONLY, default=None,
         annotation=Annotated[str | None, cyclopts.Parameter(help=help_text, show_default=False)],
     )  # fmt: skip
-    return _dressed(command, verb, [*_parameters(JobConfig), config, *own])
 
 
 def with_freeze_options(verb: Verb) -> Verb:
@@ -67,6 +76,24 @@ def with_freeze_options(verb: Verb) -> Verb:
         verb(*places, build_freeze_config(settings), **mine)
 
     return _dressed(command, verb, [source, dest, *_parameters(FreezeConfig), *own])
+
+
+def with_tune_options(verb: Verb) -> Verb:
+    """Give `verb(settings, config, model, **own)` a flag for every field of `TuneConfig`, and the job's that matter.
+
+    `settings` are the job's, from `--config` and the flags; `output` and the like in that file are the job's, too.
+    """
+    _, _, model, *own = inspect.signature(verb).parameters.values()
+    flags = [each for each in _parameters(JobConfig) if each.name not in NOT_OF_TUNING]
+
+    def command(model: str | None = None, **given: Any) -> None:
+        mine = {parameter.name: given.pop(parameter.name, parameter.default) for parameter in own}
+        settings = read_job_file(given.pop("config", None))
+        given = {name: value for name, value in given.items() if value is not None}
+        settings.update({name: given.pop(name) for name in list(given) if name not in TuneConfig.model_fields})
+        verb(settings, build_tune_config(given), model, **mine)
+
+    return _dressed(command, verb, [model, *flags, *_parameters(TuneConfig), _job_file_parameter(), *own])
 
 
 def _dressed(command: Verb, verb: Verb, parameters: list[inspect.Parameter]) -> Verb:
@@ -89,7 +116,7 @@ def _switch(name: str, value: object) -> bool:
     return value
 
 
-def _parameters(kind: type[JobConfig] | type[FreezeConfig]) -> list[inspect.Parameter]:
+def _parameters(kind: type[JobConfig] | type[FreezeConfig] | type[TuneConfig]) -> list[inspect.Parameter]:
     return [_parameter(name, field) for name, field in kind.model_fields.items()]
 
 

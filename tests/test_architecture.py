@@ -25,6 +25,7 @@ HEIGHTS = {
     "engine.preview": 5,
     "engine.job": 5,
     "engine.sampling": 5,
+    "engine.tuning": 5,
     "jobs": 6,
 }
 # Same height, but not the same room.
@@ -71,6 +72,10 @@ def importers(package: str) -> set[str]:
 def test_ray_is_imported_in_its_rooms_alone() -> None:
     assert "engine.run.cluster" in importers("ray")
     assert importers("ray") <= RAY_ROOMS
+
+
+def test_matplotlib_is_imported_where_the_picture_is_drawn() -> None:
+    assert importers("matplotlib") == {"engine.view.tuning_picture"}
 
 
 def test_tensorflow_is_imported_in_its_rooms_alone() -> None:
@@ -132,8 +137,8 @@ def test_module_is_short_and_opens_with_a_docstring(path: Path) -> None:
             ),
             ("ray", "tensorflow", "pyarrow"),
         ),
-        (("engine.job", "engine.preview"), ("ray", "tensorflow")),
-        (("jobs.__main__",), ("ray", "tensorflow", "pyarrow")),
+        (("engine.job", "engine.preview", "engine.tuning"), ("ray", "tensorflow", "matplotlib")),
+        (("jobs.__main__",), ("ray", "tensorflow", "pyarrow", "matplotlib")),
     ],
     ids=["pure", "driver", "commands"],
 )
