@@ -25,7 +25,7 @@ from engine.run.interrupt import interruptible
 from engine.run.outcome import PoolRun, Watcher
 from engine.run.pool import size_pool
 from engine.run.spec import RowRules, ScoringSpec, ShardResult
-from engine.run.summary import Summary, add_odd_values, add_phases, find_bottleneck
+from engine.run.summary import Summary, add_odd_values, add_phases, find_bottleneck, share_out
 from engine.run.versions import installed_versions
 from engine.view.progress import ProgressView
 
@@ -221,7 +221,7 @@ def describe_result(run: PoolRun, result: ShardResult) -> ManifestRow:
 
 def summarise(job: Job, ledger: Ledger, manifest: list[ManifestRow], run: PoolRun, seconds_total: float) -> Summary:
     """Add up the job's figures."""
-    phases = add_phases([result.seconds for result in run.results.values()])
+    phases = share_out(add_phases([result.seconds for result in run.results.values()]), run.ready_seconds)
     rows_now = sum(result.facts.counts.rows for result in run.results.values())
     counts = sum((row.counts for row in manifest), RowCounts())
     halved, drifts = run.batches_halved, (result.drift for result in run.results.values())
@@ -254,10 +254,10 @@ def summarise(job: Job, ledger: Ledger, manifest: list[ManifestRow], run: PoolRu
         phase_seconds=phases,
         attempts=run.num_attempts,
         second_attempts=run.num_backups,
-        actors=len(run.reports),
+        actors=len(run.actors),
         actors_lost=run.actors_lost,
-        devices=tuple(report.device_facts() for report in run.reports),
-        model_load_bytes=max((report.peak_bytes for report in run.reports), default=0),
+        devices=tuple(actor.facts() for actor in run.actors.values()),
+        model_load_bytes=max((actor.report.peak_bytes for actor in run.actors.values()), default=0),
         batch_size=job.plan.batch_rows,
         precision=job.config.precision,
         xla=job.config.xla,
