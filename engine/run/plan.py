@@ -20,7 +20,7 @@ SHARDS_PER_JOB = 512
 # On a CPU what a batch makes between its layers should stay in the caches: at 256 KiB of input MLP, CNN, ResNet50 and
 # JPEG in the graph are within 13 % of their best batch size, at 4 MiB up to 30 % behind. A GPU wants more at once.
 CPU_BATCH_BYTES, GPU_BATCH_BYTES = MIB // 4, 4 * MIB
-MIN_BATCH_ROWS, MAX_BATCH_ROWS = 16, 4096
+MIN_CPU_BATCH_ROWS, MIN_GPU_BATCH_ROWS, MAX_BATCH_ROWS = 4, 16, 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +85,15 @@ def resolve_shard_bytes(shard_size: int | str, total_bytes: int, group_bytes: in
 def resolve_batch_rows(batch_size: int | str, fixed_rows: int | None, row_bytes: float, has_gpu: bool) -> int:
     """Return the rows per graph call; a fixed batch axis wins.
 
-    `auto` is the power of two nearest to 256 KiB of input, to 4 MiB on GPUs, from 16 to 4,096.
+    `auto` is the power of two nearest to 256 KiB of input, from 4 to 4,096; on GPUs to 4 MiB, from 16 on.
     """
     if fixed_rows is not None:
         return fixed_rows
     if isinstance(batch_size, int):
         return batch_size
-    power = round(math.log2((GPU_BATCH_BYTES if has_gpu else CPU_BATCH_BYTES) / max(row_bytes, 1.0)))
-    return min(MAX_BATCH_ROWS, max(MIN_BATCH_ROWS, 1 << max(power, 0)))
+    wanted, least = (GPU_BATCH_BYTES, MIN_GPU_BATCH_ROWS) if has_gpu else (CPU_BATCH_BYTES, MIN_CPU_BATCH_ROWS)
+    power = round(math.log2(wanted / max(row_bytes, 1.0)))
+    return min(MAX_BATCH_ROWS, max(least, 1 << max(power, 0)))
 
 
 def plan_shards(
