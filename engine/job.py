@@ -16,7 +16,7 @@ from engine.data.quarantine import FOLDER as QUARANTINE_FOLDER
 from engine.data.storage.locking import lock_output
 from engine.data.storage.places import below, place_of
 from engine.errors import DataError, JobFailedError, Mistake
-from engine.preparing.prepare import Job, encoding_rules, prepare
+from engine.preparing.prepare import Job, encoding_rules, expects_gpu, prepare
 from engine.preparing.resuming import Done, claim_output, describe_earlier, find_done
 from engine.run.actor import LoadReport
 from engine.run.budget import BadRowTally, read_budget
@@ -130,6 +130,11 @@ def run_missing(
 
     def begin(report: LoadReport) -> None:
         ledger.write_schema(report.schema)
+        if report.devices[0].kind == "GPU" and config.batch_size == "auto" and not expects_gpu(config):
+            view.notice(
+                f"batches of {job.plan.batch_rows} rows are sized for CPUs, and the actors have GPUs: --gpus-per-actor "
+                "with --overwrite sizes them for GPUs"
+            )
         view.stage("scoring")
 
     config, bad = job.config, bad_row_tally(job)
@@ -149,8 +154,9 @@ def run_missing(
     with cluster:
         shares = config.actors, config.cpus_per_actor, config.gpus_per_actor
         num_missing = len(job.part_names) - len(parts or ())
-        pool = size_pool(*shares, cluster.nodes(), num_missing, can_grow=not cluster.is_local)
         model = scored_model(job.model, config.set)
+        model_bytes = 0 if model is None else len(model.data)
+        pool = size_pool(*shares, cluster.nodes(), num_missing, not cluster.is_local, model_bytes)
         if model is None:
             view.stage("freezing the model on a worker")
             model = freeze_on_worker(functools.partial(cluster.call, on_tick=tick), job.model, config.model)

@@ -134,8 +134,12 @@ def _batch_rows(config: JobConfig, inputs: JobInputs, feeds: tuple[FeedBinding, 
     columns = [path for feed in varying for path in feed.source.columns if str(path) not in inputs.first.partitions]
     groups = read_row_groups(inputs.metadata, select_columns(inputs.first.schema, columns))
     read_bytes = sum(group.num_bytes for group in groups) / max(1, inputs.metadata.num_rows)
-    has_gpu = bool(shows_gpu() if config.gpus_per_actor is None else config.gpus_per_actor)
-    return resolve_batch_rows(config.batch_size, _fixed_rows(feeds), known + max(text, read_bytes), has_gpu)
+    return resolve_batch_rows(config.batch_size, _fixed_rows(feeds), known + max(text, read_bytes), expects_gpu(config))
+
+
+def expects_gpu(config: JobConfig) -> bool:
+    """Whether batches are sized for GPUs: they were asked for, or nothing was said and this node shows one."""
+    return shows_gpu() if config.gpus_per_actor is None else config.gpus_per_actor > 0
 
 
 def make_plan(
