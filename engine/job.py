@@ -65,7 +65,6 @@ def _score(config: JobConfig, view: ProgressView, started: float) -> tuple[Job, 
         return job, summarise(job, ledger, manifest, PoolRun(), time.monotonic() - started)
     with lock_output(ledger.folder, view.notice) as check_lock:
         done = find_done(job, ledger)  # another job may have ended just now
-        view.start(len(job.part_names), len(done.parts) if done else 0)
         if job.model.known.remark:
             view.notice(job.model.known.remark)
         try:
@@ -152,6 +151,7 @@ def run_missing(
     view.stage("starting Ray" if cluster.is_local else "joining the Ray cluster")
     watcher = Watcher(begin, take, view.notice, tick)
     with cluster:
+        view.start(len(job.part_names), len(parts or ()))
         shares = config.actors, config.cpus_per_actor, config.gpus_per_actor
         num_missing = len(job.part_names) - len(parts or ())
         model = scored_model(job.model, config.set)

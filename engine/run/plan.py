@@ -7,8 +7,8 @@ give the same plan whatever the number of actors. Start at `plan_shards` and `pl
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from engine.data.pieces import InputFile, Piece
@@ -41,6 +41,16 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """The shards of a plan."""
+
+    shards: tuple[Shard, ...] = ()
+    """The shards; their positions name the parts."""
+    part_names: Mapping[str, int] = field(default_factory=dict)
+    """Shard by the name of its part."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What a job will do, down to the name of every part."""
 
@@ -50,14 +60,24 @@ class Plan:
     """What the plan id is a hash of, by name."""
     files: tuple[InputFile, ...]
     """Every input file, sorted by path."""
-    shards: tuple[Shard, ...]
-    """The shards; their positions name the parts."""
+    cut: Callable[[], Cut] = field(repr=False, compare=False)
+    """Gives the shards, which may still be being cut; they follow from `settings` and `files`."""
     batch_rows: int
     """Rows per graph call."""
     shard_bytes: int
     """Input bytes per shard."""
     generation: int = 0
     """Which time that files were added; part of the names of its parts."""
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The shards; their positions name the parts."""
+        return self.cut().shards
+
+    @property
+    def part_names(self) -> Mapping[str, int]:
+        """Shard by the name of its part."""
+        return self.cut().part_names
 
     def whole_file(self, file: InputFile) -> Piece:
         """Return one of the input files as a piece, to look at some of its rows."""
@@ -132,6 +152,12 @@ def plan_shards(
                 shard_id += 1
     if small:
         yield Shard(shard_id, partition, tuple(small))
+
+
+def cut_plan(files: Sequence[InputFile], shard_bytes: int, stop_rows: Mapping[str, int] | None, generation: int) -> Cut:
+    """Cut `files` into shards, and name their parts; 4 us a shard."""
+    shards = tuple(plan_shards(files, shard_bytes, stop_rows))
+    return Cut(shards, {part_name(shard, len(shards), generation): shard.shard_id for shard in shards})
 
 
 def limit_rows(files: Sequence[InputFile], num_rows: Mapping[str, int], limit: int) -> dict[str, int]:
