@@ -45,6 +45,7 @@ bench: $(READY)
 	$(BIN)/python bench/bad_rows.py
 	$(BIN)/python bench/encodings.py
 	$(BIN)/python bench/driver.py
+	$(BIN)/python bench/memory.py
 	$(BIN)/python bench/precision.py
 
 bench-quick: $(READY)

@@ -108,6 +108,7 @@ class Scorer:
             with self._turns.taken(attempt, lambda: read_ahead(shard.pieces, spec.selection)):
                 for read in self._read(shard, attempt):
                     self._score_slice(read, attempt, part, bad)
+                    del read  # the next slice is not to be read while this one is held
                     if spec.rules.budget.is_over(bad.num_rows):
                         break
                 part.finish()
@@ -155,6 +156,7 @@ class Scorer:
                 if read is None:
                     break
                 yield read
+                del read
 
     def _find_drift(self, shard: Shard, attempt: Attempt) -> dict[str, Drift]:
         """Compare first rows with what the plain graph gives, on one shard of a run; a failure there fails nothing."""
@@ -199,8 +201,8 @@ class Scorer:
             self._check_hope(SchemaError, faults.in_order(), read)
         attempt.end("bind")
         scored: list[ScoredRows] = []
-        for fed in groups:
-            for each in self._score_rows(fed, faults, read, attempt, bad.num_rows):
+        while groups:  # what was converted goes before rows are encoded
+            for each in self._score_rows(groups.pop(0), faults, read, attempt, bad.num_rows):
                 good = set_bad_aside(each, self._outputs, faults, self._spec.rules.nan_is_bad)
                 scored += [good] if len(good.rows) else []
         attempt.end("session")

@@ -71,7 +71,7 @@ PREVIEW = Preview(
     feeds=(("pixels", "fixed_size_list<item: float>[4]", "inputs:0 (float32 [?, 4])"),),
     fetches=(("prediction:0", "score"),),
     kept=(("id", "int64"), ("name", "string")),
-    memory=DataInFlight(3, 8 * 2**20, 0, 2**20, 2**19, 0, True),
+    memory=DataInFlight(3, 1, 8 * 2**20, 9 * 2**20, 0, 2**20, 2**19, 0, True),
     output="/o",
     parts=("part-00000-of-00321.parquet", "part-00320-of-00321.parquet"),
 )
@@ -171,7 +171,8 @@ def test_a_preview() -> None:
         "prediction:0 -> score",
         "id (int64)",
         "name (string)",
-        "28.5 MiB an actor, exact: 3 shards x (slice 8.0 MiB + converted 0 B + batch 1.0 MiB + part 512.0 KiB)",
+        "101.0 MiB an actor, exact: 1 of 3 shards x (slice 8.0 MiB + decoding 9.0 MiB + converted 0 B + "
+        "batch 1.0 MiB + part 512.0 KiB) + 82.5 MiB that allocators retain, and the fetches' columns",
         "/o/",
         *PREVIEW.parts,
     ):
