@@ -25,7 +25,7 @@ from engine.run.attempt import Attempt
 from engine.run.freezing import scored_model
 from engine.run.shard import Scorer
 
-pytestmark = pytest.mark.tf
+pytestmark = [pytest.mark.tf, pytest.mark.measured]
 NUM_PASSES = 4
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from engine.run.scheduling.fleet import SHARDS_PER_WORKER
 
-pytestmark = pytest.mark.tf
+pytestmark = [pytest.mark.tf, pytest.mark.measured]
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_FILES, NUM_COLUMNS = 4, 40
