@@ -7,7 +7,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 # Two processes, each with a Ray of its own; a file's tests stay together, for they share what they have set up.
 SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo check fast test chaos soak bench lock clean
+.PHONY: setup demo check fast test chaos soak bench bench-quick lock clean
 
 setup: $(READY)
 
@@ -41,11 +41,15 @@ soak: $(READY)
 	$(BIN)/python tests/chaos/soak.py 10 1
 
 bench: $(READY)
+	$(BIN)/python bench/efficiency.py
 	$(BIN)/python bench/bad_rows.py
 	$(BIN)/python bench/encodings.py
 	$(BIN)/python bench/driver.py
 	$(BIN)/python bench/memory.py
 	$(BIN)/python bench/precision.py
+
+bench-quick: $(READY)
+	$(BIN)/python bench/efficiency.py --quick
 
 lock: $(READY)
 	$(LOCK) --output-file requirements.lock

@@ -120,7 +120,7 @@ class Scorer:
                 raise JobFailedError(f"{name}: not every row is accounted for: {facts.counts}")
             published = part.publish(facts.to_metadata(), self._confirm_plan, lambda: self._is_twin(name))
         attempt.end("write")
-        seconds = {**attempt.seconds, "total": time.perf_counter() - started}
+        seconds = {**attempt.seconds, "total": time.perf_counter() - started - attempt.seconds["wait"]}
         return ShardResult(
             name, facts, published, tuple(bad.shown), attempt.batches_split, seconds,
             self._session.batches_halved, self._session.busy_seconds, self._find_drift(shard, attempt),

@@ -74,7 +74,8 @@ def print_summary(summary: "Summary", stream: TextIO) -> None:
              f"batches of {summary.batch_size}"),
             *(("device", text) for text in device_texts(summary.devices)),
             ("in the session", f"{summary.session_share:.0%} of actor time"),
-            ("most time", summary.bottleneck),
+            ("actor time", summary.actor_time),
+            ("limit", summary.bottleneck),
         ]  # fmt: skip
     else:
         rows.append(("this run", "nothing was left to score"))

@@ -32,8 +32,8 @@ SUMMARY = Summary(
     rows_per_second=205_761.2,
     rows_per_actor_second=110_000.0,
     session_share=0.876,
-    bottleneck="the graph: 60% of the shards' time",
-    phase_seconds={"read": 1.0, "bind": 0.5, "session": 4.0, "write": 0.5},
+    bottleneck="the graph is the limit: 60% of actor time",
+    phase_seconds={"read": 1.0, "wait": 0.6, "bind": 0.5, "session": 4.0, "write": 0.5},
     attempts=43,
     second_attempts=0,
     actors=2,
@@ -134,6 +134,7 @@ def test_a_summary() -> None:
         "12.3 in all, 3.2 for Ray to start, 2.5 to load the model",
         "2, 1 lost, 43 attempts, batches of 4096",
         "88% of actor time",
+        "the graph 61%, reading 15%, waiting for shards 9%",
         SUMMARY.bottleneck,
     ):
         assert part in text
