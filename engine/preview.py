@@ -239,7 +239,10 @@ def measure_memory(job: Job) -> DataInFlight:
 
 
 def _holding_at_once(config: JobConfig) -> int:
-    """Return how many shards of local files hold rows at once, by the shares that an actor is given."""
+    """Return how many shards of local files hold rows at once, by the shares that an actor is given.
+
+    No node is known here: an actor of a large model may be given more CPUs than the one that is assumed.
+    """
     has_gpu = shows_gpu() if config.gpus_per_actor is None else config.gpus_per_actor > 0
     share = PoolSize(1, 1, 1.0 if config.cpus_per_actor is None else config.cpus_per_actor, 0.0)
     return SHARDS_PER_WORKER if has_gpu else min(SHARDS_PER_WORKER, share.threads)

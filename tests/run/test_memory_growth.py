@@ -17,8 +17,8 @@ from engine.run.scheduling.fleet import SHARDS_PER_WORKER
 pytestmark = [pytest.mark.tf, pytest.mark.measured]
 
 ROOT = Path(__file__).resolve().parents[2]
-NUM_FILES, NUM_COLUMNS = 4, 40
-ROWS_PER_FILE = 150_000
+NUM_FILES, NUM_COLUMNS = 3, 40
+ROWS_PER_FILE = 400_000  # row groups of four slices and more
 
 
 def vectors(rng: np.random.Generator) -> dict[str, pa.Array]:
