@@ -9,10 +9,10 @@ from typing import Any
 from engine.config import JobConfig
 from engine.data.binding import FeedBinding
 from engine.data.columns import leaf_names, select_columns
+from engine.data.fetching import AHEAD_BYTES
 from engine.data.ledger import Ledger
 from engine.data.row_groups import SLICE_BYTES, cut_slices, largest_group_bytes, read_row_groups, row_width
 from engine.data.sink import GROUP_BYTES
-from engine.data.source import FETCH_BYTES
 from engine.data.storage.places import is_local
 from engine.errors import PlanError
 from engine.model.infer import infer_tensor
@@ -43,7 +43,7 @@ class DataInFlight:
     part_bytes: int
     """Kept columns of one slice, and rows that wait until they fill a row group of the output."""
     fetched_bytes: int
-    """The largest row group of the first file as it lies in a store, being fetched; 0 for local files."""
+    """What is fetched of a shard ahead of its reader, as it lies in a store; 0 for local files."""
     is_exact: bool
     """Whether all columns read are fixed-width; else the bytes are what the footer says."""
 
@@ -195,12 +195,13 @@ def measure_memory(job: Job) -> DataInFlight:
     waiting = GROUP_BYTES if group_rows is None else group_rows * kept_row_bytes
     fed_row_bytes = [feed.row_bytes() or 0.0 for feed in job.feeds]
     converted = [width for feed, width in zip(job.feeds, fed_row_bytes, strict=True) if not feed.is_view]
+    of_shard = job.plan.shard_bytes + largest_group_bytes(metadata)  # which lies in it by its midpoint
     return DataInFlight(
         shards_at_once=SHARDS_PER_WORKER,
         slice_bytes=round(rows * row_bytes) * (2 if selection.conditions else 1),
         converted_bytes=round(rows * sum(converted)),
         batch_bytes=round(job.plan.batch_rows * sum(fed_row_bytes)),
         part_bytes=round(rows * kept_row_bytes + waiting),
-        fetched_bytes=0 if is_local(job.plan.files[0].path) else min(largest_group_bytes(metadata), FETCH_BYTES),
+        fetched_bytes=0 if is_local(job.plan.files[0].path) else min(AHEAD_BYTES, of_shard),
         is_exact=all(row_width(kind) is not None for _, kind in leaf_names(selection.columns)),
     )
