@@ -10,10 +10,11 @@ from engine.config import JobConfig
 from engine.data.binding import FeedBinding
 from engine.data.columns import leaf_names, select_columns
 from engine.data.decoding import decoding_bytes
+from engine.data.fetching import AHEAD_BYTES, FETCH_BUFFER_BYTES, FETCH_BYTES
 from engine.data.ledger import Ledger
 from engine.data.row_groups import SLICE_BYTES, cut_slices, largest_group_bytes, read_row_groups, row_width
 from engine.data.sink import GROUP_BYTES
-from engine.data.source import FETCH_BUFFER_BYTES, FETCH_BYTES, READ_BUFFER_BYTES
+from engine.data.source import READ_BUFFER_BYTES
 from engine.data.storage.places import is_local
 from engine.errors import PlanError
 from engine.model.devices import shows_gpu
@@ -55,7 +56,7 @@ class DataInFlight:
     part_bytes: int
     """Kept columns of one slice, and rows that wait until they fill a row group of the output."""
     fetched_bytes: int
-    """The largest row group of the first file where it is fetched whole from a store; else 0."""
+    """What is fetched of a shard ahead of its reader, as it lies in a store; 0 for local files."""
     is_exact: bool
     """Whether all columns read are fixed-width; else the bytes are what the footer says."""
 
@@ -221,9 +222,9 @@ def measure_memory(job: Job) -> DataInFlight:
     waiting = GROUP_BYTES if group_rows is None else group_rows * kept_row_bytes
     fed_row_bytes = [feed.row_bytes() or 0.0 for feed in job.feeds]
     converted = [width for feed, width in zip(job.feeds, fed_row_bytes, strict=True) if not feed.is_view]
-    at_hand = is_local(job.plan.files[0].path)
-    fetched = 0 if at_hand or largest_group_bytes(metadata) > FETCH_BYTES else largest_group_bytes(metadata)
-    buffer_bytes = READ_BUFFER_BYTES if at_hand else 0 if fetched else FETCH_BUFFER_BYTES
+    at_hand, largest = is_local(job.plan.files[0].path), largest_group_bytes(metadata)
+    ahead = 0 if at_hand else min(AHEAD_BYTES, job.plan.shard_bytes + largest)  # a row group lies in it by its midpoint
+    buffer_bytes = READ_BUFFER_BYTES if at_hand else FETCH_BUFFER_BYTES if largest > FETCH_BYTES else 0
     decoding = decoding_bytes(metadata, selection.columns, rows, buffer_bytes)
     return DataInFlight(
         shards_at_once=SHARDS_PER_WORKER,
@@ -233,7 +234,7 @@ def measure_memory(job: Job) -> DataInFlight:
         converted_bytes=round(rows * sum(converted)),
         batch_bytes=round(job.plan.batch_rows * sum(fed_row_bytes)),
         part_bytes=round(rows * kept_row_bytes + waiting),
-        fetched_bytes=fetched,
+        fetched_bytes=ahead,
         is_exact=all(row_width(kind) is not None for _, kind in leaf_names(selection.columns)),
     )
 

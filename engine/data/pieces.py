@@ -6,6 +6,8 @@ Pure, and free of pyarrow, so that planning stays light. Start at `InputFile` an
 from dataclasses import dataclass
 from urllib.parse import unquote
 
+from engine.errors import DataError
+
 DEFAULT_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -43,6 +45,17 @@ class Piece:
     """End of the range, not in it."""
     stop_row: int | None
     """Rows of the file from this one on are left out (--limit); None for no limit."""
+
+
+def check_unchanged(piece: Piece, size_bytes: int, mtime_ns: int) -> None:
+    """Compare a file as it is with what the listing said.
+
+    Raises:
+        DataError: if it differs.
+    """
+    if (size_bytes, mtime_ns) != (piece.size_bytes, piece.mtime_ns):
+        how = "touched, same size" if size_bytes == piece.size_bytes else f"now {size_bytes} bytes"
+        raise DataError(f"{piece.path} changed since the job was planned: {piece.size_bytes} bytes then, {how}")
 
 
 def partition_folder(folder: str) -> str:

@@ -96,6 +96,23 @@ def belongs(path: str, columns: Iterable[str]) -> bool:
     return any(path == name or path.startswith(f"{name}.") for name in columns)
 
 
+def chunk_ranges(metadata: pq.FileMetaData, groups: Iterable[int], columns: pa.Schema) -> list[tuple[int, int]]:
+    """Return first byte and end of the column chunks that hold `columns` in some row groups, neighbours in one."""
+    names = [name for name, _ in leaf_names(columns)]
+    ranges: list[tuple[int, int]] = []
+    for group in map(metadata.row_group, groups):
+        for chunk in (group.column(i) for i in range(group.num_columns)):
+            if not belongs(chunk.path_in_schema, names):
+                continue
+            start = min(chunk.data_page_offset, chunk.dictionary_page_offset or chunk.data_page_offset)
+            stop = start + chunk.total_compressed_size
+            if ranges and ranges[-1][1] == start:
+                ranges[-1] = ranges[-1][0], stop
+            else:
+                ranges.append((start, stop))
+    return ranges
+
+
 def cut_slices(groups: Iterable[RowGroup], batch_rows: int, slice_bytes: int = SLICE_BYTES) -> list[SlicePlan]:
     """Cut consecutive row groups into slices of about `slice_bytes`.
 

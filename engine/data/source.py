@@ -4,8 +4,10 @@ A slice is one read: consecutive row groups of about 16 MiB, or a row range of a
 Start at `read_slices`.
 """
 
+import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +18,10 @@ from engine.data.arrow_errors import reading
 from engine.data.columns import ColumnPath, leaf_names
 from engine.data.drift import absorb, find_drift
 from engine.data.faults import Array
+from engine.data.fetching import FETCH_BUFFER_BYTES, FETCH_BYTES, Fetcher
 from engine.data.filtering.conditions import BoundCondition
-from engine.data.pieces import Piece, partition_values
-from engine.data.row_groups import RowGroup, SlicePlan, cut_slices, largest_group_bytes, read_row_groups
+from engine.data.pieces import Piece, check_unchanged, partition_values
+from engine.data.row_groups import RowGroup, SlicePlan, chunk_ranges, cut_slices, largest_group_bytes, read_row_groups
 from engine.data.storage.places import is_local
 from engine.data.storage.reading import LOCAL, Storage
 from engine.errors import DataError
@@ -26,8 +29,6 @@ from engine.errors import DataError
 # Reading page by page through a small buffer, instead of a whole column chunk ahead, keeps that memory small: each
 # column of each open reader has one. 40 columns decode as fast through 16 KiB as through 1 MiB (pyarrow 26).
 READ_BUFFER_BYTES = 2**17
-# From a store the columns of a row group come in a few large requests side by side; of a larger one, by the buffer.
-FETCH_BYTES, FETCH_BUFFER_BYTES = 64 * 2**20, 8 * 2**20
 
 
 def open_parquet(place: str, storage: Storage = LOCAL) -> pq.ParquetFile:
@@ -83,7 +84,7 @@ class Slice:
     """Rows that were looked at, those left out by a condition among them."""
 
 
-def read_slices(piece: Piece, selection: Selection, batch_rows: int) -> Iterator[Slice]:
+def read_slices(piece: Piece, selection: Selection, batch_rows: int, fetcher: Fetcher | None = None) -> Iterator[Slice]:
     """Read the rows of a piece, in file order.
 
     Row groups that by their statistics hold no row that a condition lets through are not read; what they count comes
@@ -93,45 +94,89 @@ def read_slices(piece: Piece, selection: Selection, batch_rows: int) -> Iterator
         piece: the file, and the byte range whose row groups are meant.
         selection: the columns to read, and the rows.
         batch_rows: rows per graph call; row groups are cut at multiples of it.
+        fetcher: what opens this piece next, if it is a store's, and fetches it ahead; None reads it as it comes.
 
     Raises:
         DataError: if the file is damaged, changed since it was listed or while it was read, or its columns differ
             from the first file's.
         StorageError: if it cannot be read for now.
     """
-    _check_unchanged(piece, selection.storage)
+    if fetcher is None or is_local(piece.path):
+        _check_unchanged(piece, selection.storage)
+        fetcher = None
     try:
-        yield from _read_slices(piece, selection, batch_rows)
+        yield from _read_slices(piece, selection, batch_rows, fetcher)
     except DataError:
         _check_unchanged(piece, selection.storage)  # then this is the cause
         raise
-    _check_unchanged(piece, selection.storage)
+    if fetcher is None:
+        _check_unchanged(piece, selection.storage)
 
 
-def _read_slices(piece: Piece, selection: Selection, batch_rows: int) -> Iterator[Slice]:
-    with open_parquet(piece.path, selection.storage) as file:
+def begin_fetching(
+    pieces: Sequence[Piece], selection: Selection, batch_rows: int, idle: Callable[[], AbstractContextManager[None]]
+) -> Fetcher:
+    """Begin to fetch, as far as they lie in stores, the slices of pieces that `read_slices` will read one by one.
+
+    Args:
+        pieces: files or ranges of them.
+        selection: the columns to read, and the rows.
+        batch_rows: rows per graph call.
+        idle: what is entered while the reader waits for a store.
+    """
+
+    def plan(piece: Piece, metadata: pq.FileMetaData) -> list[list[tuple[int, int]]]:
+        parts = _cut(metadata, piece, selection, batch_rows).parts
+        return [chunk_ranges(metadata, part.row_groups, selection.columns) for part in parts]
+
+    return Fetcher(pieces, selection.storage, plan, idle)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """How a piece will be read."""
+
+    parts: list[SlicePlan]
+    """Its reads, in order."""
+    num_pruned: int
+    """Rows of row groups that are not read, because no row in them could hold for the conditions."""
+    stop_row: int
+    """Rows of the file from this one on are left out."""
+
+
+def _cut(metadata: pq.FileMetaData, piece: Piece, selection: Selection, batch_rows: int) -> _Cut:
+    mine = own_row_groups(metadata, piece, selection)
+    stop_row = metadata.num_rows if piece.stop_row is None else piece.stop_row
+    read = [group for group in mine if _can_match(metadata, group, selection)]
+    parts = [part for part in cut_slices(read, batch_rows) if part.start_row < stop_row]
+    return _Cut(parts, _count_rows(mine, stop_row) - _count_rows(read, stop_row), stop_row)
+
+
+def _read_slices(piece: Piece, selection: Selection, batch_rows: int, fetcher: Fetcher | None) -> Iterator[Slice]:
+    with contextlib.ExitStack() as stack:
+        remote = None if fetcher is None else stack.enter_context(fetcher.next_file())
+        file = stack.enter_context(open_parquet(piece.path, selection.storage)) if remote is None else remote.parquet
         drift = find_drift(file.schema_arrow, selection.columns)
         if drift is not None:
             raise DataError(
                 f"{piece.path}: {drift}; cast it upstream, or leave the column out (--keep) where it is not fed"
             )
-        mine = own_row_groups(file.metadata, piece, selection)
-        stop_row = file.metadata.num_rows if piece.stop_row is None else piece.stop_row
-        read = [group for group in mine if _can_match(file.metadata, group, selection)]
-        num_pruned = _count_rows(mine, stop_row) - _count_rows(read, stop_row)
-        if num_pruned:
+        cut = _cut(file.metadata, piece, selection, batch_rows)
+        if cut.num_pruned:
             nothing = pa.Table.from_batches([], selection.schema)  # pyarrow 26's `empty_table` lacks permuted tensors
-            yield Slice(nothing, piece.path, piece.relative_path, np.empty(0, np.int64), num_pruned)
-        for part in cut_slices(read, batch_rows):
+            yield Slice(nothing, piece.path, piece.relative_path, np.empty(0, np.int64), cut.num_pruned)
+        for index, part in enumerate(cut.parts):
+            if fetcher is not None and remote is not None:
+                fetcher.pass_by(remote, index)
             start_row = part.start_row
-            if start_row >= stop_row:
-                return
             for table in _read(file, piece.path, part, selection.columns):
-                yield _select_rows(table.slice(0, stop_row - start_row), start_row, piece, selection)
+                yield _select_rows(table.slice(0, cut.stop_row - start_row), start_row, piece, selection)
                 start_row += len(table)
                 del table  # nor is any of it held while the next one is decoded
-                if start_row >= stop_row:
+                if start_row >= cut.stop_row:
                     break
+        if remote is not None:
+            remote.finish()
 
 
 def own_row_groups(metadata: pq.FileMetaData, piece: Piece, selection: Selection) -> list[RowGroup]:
@@ -195,6 +240,4 @@ def _absorb(table: pa.Table, path: str, schema: pa.Schema) -> pa.Table:
 
 def _check_unchanged(piece: Piece, storage: Storage) -> None:
     state = storage.state(piece.path)
-    if (state.size_bytes, state.mtime_ns) != (piece.size_bytes, piece.mtime_ns):
-        how = "touched, same size" if state.size_bytes == piece.size_bytes else f"now {state.size_bytes} bytes"
-        raise DataError(f"{piece.path} changed since the job was planned: {piece.size_bytes} bytes then, {how}")
+    check_unchanged(piece, state.size_bytes, state.mtime_ns)

@@ -17,15 +17,15 @@ from engine.data.assembly import ScoredRows, assemble, output_schema
 from engine.data.binding import bind_feed
 from engine.data.faults import Array, BadRow, Faults
 from engine.data.feeding.conversion import FedRows, convert_rows
+from engine.data.fetching import Fetcher
 from engine.data.ledger import read_plan_id
 from engine.data.manifest import PartFacts, read_part_facts
 from engine.data.output import bind_output
 from engine.data.quarantine import Quarantine, quarantine_name
 from engine.data.read_ahead import read_ahead
 from engine.data.sink import PartWriter, choose_encoding
-from engine.data.source import Slice, read_slices
+from engine.data.source import Slice, begin_fetching, read_slices
 from engine.data.storage.opening import open_folder
-from engine.data.storage.places import is_local
 from engine.data.verdicts import count_odd_values, set_bad_aside
 from engine.errors import DataError, EngineError, GraphError, JobFailedError, Mistake, RefusedError, SchemaError
 from engine.model.session import ModelSession
@@ -105,8 +105,11 @@ class Scorer:
             PartWriter(folder, name, self.schema, self._encoding) as part,
             Quarantine(folder, aside, spec.selection.schema) as bad,
         ):
-            with self._turns.taken(attempt, lambda: read_ahead(shard.pieces, spec.selection)):
-                for read in self._read(shard, attempt):
+            with (
+                self._begin_fetching(shard, attempt) as fetcher,
+                self._turns.taken(attempt, lambda: read_ahead(shard.pieces, spec.selection)),
+            ):
+                for read in self._read(shard, attempt, fetcher):
                     self._score_slice(read, attempt, part, bad)
                     del read  # the next slice is not to be read while this one is held
                     if spec.rules.budget.is_over(bad.num_rows):
@@ -144,19 +147,18 @@ class Scorer:
         positions = np.sort(np.concatenate([np.empty(0, np.int64), *(each.rows for each in good)]))
         return positions, assemble(self.schema, self._spec.keep, self._outputs, read, good)
 
-    def _read(self, shard: Shard, attempt: Attempt) -> Iterator[Slice]:
-        """Read slice by slice; while a store is waited for, another shard may compute."""
+    def _begin_fetching(self, shard: Shard, attempt: Attempt) -> Fetcher:
+        """Fetch from stores ahead; while one is waited for, another shard may compute."""
+        selection, turns = self._spec.selection, self._turns
+        return begin_fetching(shard.pieces, selection, self._batch_rows, lambda: turns.given_up(attempt, "read"))
+
+    def _read(self, shard: Shard, attempt: Attempt, fetcher: Fetcher) -> Iterator[Slice]:
         for piece in shard.pieces:
-            slices = read_slices(piece, self._spec.selection, self._batch_rows)
-            is_at_hand = is_local(piece.path)
-            while True:
-                with contextlib.nullcontext() if is_at_hand else self._turns.given_up(attempt, "read"):
-                    read = next(slices, None)
+            for read in read_slices(piece, self._spec.selection, self._batch_rows, fetcher):
                 attempt.end("read")
-                if read is None:
-                    break
                 yield read
                 del read
+            attempt.end("read")
 
     def _find_drift(self, shard: Shard, attempt: Attempt) -> dict[str, Drift]:
         """Compare first rows with what the plain graph gives, on one shard of a run; a failure there fails nothing."""

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.config import build_config
+from engine.data.fetching import Fetcher
 from engine.data.ledger import Ledger
 from engine.data.pieces import Piece
 from engine.data.source import Selection, Slice, read_slices
@@ -207,8 +208,8 @@ def test_what_lies_right_reaches_the_session_as_a_view_of_arrows_memory(
     tables: list[pa.Table] = []
     batches: list[np.ndarray] = []
 
-    def recording_slices(piece: Piece, selection: Selection, batch_rows: int) -> Iterator[Slice]:
-        for read in read_slices(piece, selection, batch_rows):
+    def recording_slices(piece: Piece, selection: Selection, batch_rows: int, *ahead: Fetcher) -> Iterator[Slice]:
+        for read in read_slices(piece, selection, batch_rows, *ahead):
             tables.append(read.table)
             yield read
 

@@ -22,7 +22,7 @@ from engine.errors import ConfigError
 S3_ATTEMPTS = 5
 CONNECT_SECONDS, REQUEST_SECONDS = 5.0, 30.0
 GCS_RETRY_SECONDS = 120.0
-SMALL_BYTES = 5 * 2**20  # what every client of S3 sends in one request
+SMALL_BYTES = 10 * 2**20 - 1  # what pyarrow 26 sends to S3 in one request
 S3_OPTIONS = ("region", "scheme", "endpoint_override", "anonymous", "allow_bucket_creation")
 BY_PYARROW = ("hdfs", "viewfs", "abfs", "abfss")
 

@@ -116,7 +116,7 @@ class OutputFolder(abc.ABC):
 
 
 def hash_stream(file: pa.NativeFile | IO[bytes]) -> PublishedPart:
-    """Return size and sha-256 of what is left of a file."""
+    """Return size and sha-256 of what is left of a local file."""
     digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]
     return PublishedPart(file.tell(), digest.hexdigest())
 

@@ -7,6 +7,7 @@ A file is named by its place, which holds no secret; the root below which it lie
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -75,6 +76,19 @@ class Storage:
         file_system, path = self.reach(place)
         with reading(place):
             return file_system.open_input_file(path)
+
+    @persistent
+    def open_with_state(self, place: str) -> tuple[pa.NativeFile, FileState]:
+        """Open a file, and look how it is; S3 tells both at once. Errors as `open`."""
+        file_system, path = self.reach(place)
+        with reading(place):
+            file = file_system.open_input_file(path)
+            told = file.metadata() if isinstance(file_system, pafs.S3FileSystem) else {}
+            changed = told.get("Last-Modified")
+            if changed is None:
+                return file, self.state(place)
+            seconds = round(datetime.fromisoformat(changed.decode()).timestamp())
+            return file, FileState(file.size(), seconds * NS_PER_SECOND)
 
     @persistent
     def read(self, place: str) -> bytes:

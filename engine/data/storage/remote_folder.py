@@ -1,6 +1,7 @@
 """An output folder of an object store, of HDFS, or of whatever fsspec speaks to. Start at `RemoteFolder`."""
 
 import contextlib
+import hashlib
 import mmap
 import tempfile
 import uuid
@@ -12,17 +13,20 @@ import pyarrow.fs as pafs
 from engine.data.arrow_errors import reading, writing
 from engine.data.storage.connecting import SMALL_BYTES, can_rename, connected, is_whole_on_upload
 from engine.data.storage.folder import (
+    COPY_BYTES,
     JOB_FOLDER,
     TEMPORARY_PREFIX,
     Draft,
     OutputFolder,
     PublishedPart,
     hash_file,
-    hash_stream,
 )
 from engine.data.storage.places import place_of
 from engine.data.storage.retrying import persistent
 from engine.errors import DataError, JobFailedError, PlanError
+
+# A small file that is read again and again, as the plan is before each part, is not sent again while it is the same.
+REMEMBERED_BYTES = 2**16
 
 
 class RemoteFolder(OutputFolder):
@@ -35,6 +39,8 @@ class RemoteFolder(OutputFolder):
         self.can_rename = can_rename(uri)
         self._uri = uri
         self._path = connected(uri)[1].rstrip("/")
+        self._is_s3 = isinstance(self._file_system, pafs.S3FileSystem)
+        self._last_read: dict[str, tuple[str, bytes]] = {}
         self._has_folders = not isinstance(self._file_system, pafs.S3FileSystem | pafs.GcsFileSystem)
 
     @property
@@ -50,7 +56,13 @@ class RemoteFolder(OutputFolder):
         with reading(self.place_of(name)):
             try:
                 with self._file_system.open_input_file(self._at(name)) as file:
-                    return bytes(file.readall())
+                    version = _version_of(file) if self._is_s3 else ""
+                    if version and self._last_read.get(name, ("",))[0] == version:
+                        return self._last_read[name][1]
+                    data = bytes(file.readall())
+                    if version and len(data) <= REMEMBERED_BYTES:
+                        self._last_read[name] = version, data
+                    return data
             except FileNotFoundError:
                 return None
 
@@ -131,6 +143,12 @@ class RemoteFolder(OutputFolder):
     def size(self, name: str) -> int | None:
         """Return the size of a file; None where there is none."""
         with reading(self.place_of(name)):
+            if self._is_s3:  # one request; `get_file_info` makes sure by a second one that it is no folder
+                try:
+                    with self._file_system.open_input_file(self._at(name)) as file:
+                        return int(file.size())
+                except FileNotFoundError:
+                    return None
             info = self._file_system.get_file_info(self._at(name))
         return int(info.size or 0) if info.type is pafs.FileType.File else None
 
@@ -150,11 +168,20 @@ class RemoteFolder(OutputFolder):
     def hash(self, name: str) -> PublishedPart:
         """Return size and sha-256 of a file; errors as `open`."""
         with reading(self.place_of(name)), self._file_system.open_input_file(self._at(name)) as file:
-            return hash_stream(file)
+            digest = hashlib.sha256()
+            while block := file.read(COPY_BYTES):  # a request each
+                digest.update(block)
+            return PublishedPart(file.tell(), digest.hexdigest())
 
     def draft(self, name: str) -> Draft:
         """Begin a file that will be called `name`."""
         return _UploadedDraft(self, name)
+
+
+def _version_of(file: pa.NativeFile) -> str:
+    """Return what changes with the content of an object of S3; empty where the store does not tell."""
+    told = file.metadata()
+    return str([told[name] for name in ("ETag", "Last-Modified", "Content-Length")]) if "ETag" in told else ""
 
 
 class _UploadedDraft(Draft):

@@ -156,6 +156,36 @@ def test_a_bucket_that_is_not_there(store: ObjectStore) -> None:
         storage.list_files("s3://nosuch/in")
 
 
+def requests_of(proxy: FaultyProxy) -> list[str]:
+    found = [request.method for request in proxy.requests]
+    proxy.clear()
+    return found
+
+
+def test_a_small_file_is_sent_once_while_it_is_the_same(proxy: FaultyProxy, prefix: str) -> None:
+    folder, other = open_folder(proxy.uri(path=prefix)), open_folder(proxy.uri(path=prefix))
+    other.write("plan.json", b"one")
+    proxy.clear()
+    assert [folder.read("plan.json") for _ in range(3)] == [b"one"] * 3
+    assert requests_of(proxy) == ["HEAD", "GET", "HEAD", "HEAD"]
+    other.write("plan.json", b"two")
+    proxy.clear()
+    assert [folder.read("plan.json") for _ in range(2)] == [b"two"] * 2
+    assert requests_of(proxy) == ["HEAD", "GET", "HEAD"]
+    other.remove("plan.json")
+    assert folder.read("plan.json") is None
+
+
+def test_what_a_part_asks_of_a_store(proxy: FaultyProxy, prefix: str) -> None:
+    folder = open_folder(proxy.uri(path=prefix))
+    part = publish(folder, "part", LARGE[: 10 * 2**20 - 1])
+    assert requests_of(proxy) == ["HEAD", "PUT"]
+    assert folder.size("part") == part.num_bytes
+    assert requests_of(proxy) == ["HEAD"]
+    assert folder.hash("part") == part
+    assert requests_of(proxy) == ["HEAD", "GET", "GET"]
+
+
 def test_an_upload_leaves_nothing_open(store: ObjectStore, prefix: str) -> None:
     folder = open_folder(store.uri(path=prefix))
     publish(folder, "part", LARGE)
