@@ -53,15 +53,32 @@ class WrongRunError(RuntimeError):
     """A run failed, or left processes behind."""
 
 
-# Rows a call of the plain loop: the best of three tried on two cores.
+# Rows a call of the plain loop, which keeps every other default.
 LOOP_BATCH = {"tabular": 4096, "wide": 4096, "small": 64, "large": 16, "jpeg": 1024}
-# RAY_DATA_SETTINGS
+# Ray Data's settings: of those tried the best in total seconds and memory. A read task that asks for as many CPUs as
+# the actor is fused with it (Ray 2.60, operator_fusion.py): rows do not go through the object store before the graph.
+# Tried on two shared cores, 2026-11-26, most once: rows/s while scoring, total seconds, peak MiB; noise is a fifth.
+#   tabular, 2M: fused, whole blocks, calls of 4,096: 1.16M 10.9 s 1,979; calls of whole blocks: 1.50M 12.6 s 2,289
+#     apart: batches of 2,048 0.65M 12.9 s 2,630; 4,096 0.69 to 1.06M 12.3 to 13.3 s 2,284 to 2,424; 16,384 0.87M
+#     14.4 s 2,369; 65,536 0.78M 12.5 s 2,477; whole blocks 1.47M 12.4 s 2,831; 4,096 and one thread of TensorFlow
+#     0.80M 12.2 s 2,696; 4,096 and 32 blocks 0.94M 12.8 s 2,523; two actors of one thread 0.62M 15.1 s 3,064
+#     apart, while the machine was slower (16,384): an actor of 0.5 CPU 1.17M 15.7 s 2,445, of 1 CPU 1.25M 18.2 s
+#     2,630; blocks of 32 MiB 0.81M 16.9 s 2,326; with dictionaries 0.66M 16.4 s 2,457
+#     two actors of 1 CPU each, which take both cores: not done after 900 s
+#   tabular, 10M: fused 1.51M 18.9 s 2,346; two of them 1.33M 20.6 s 3,296; apart, 4,096 1.00M 22.0 s 2,944
+#   wide, 2M: fused 1.19M 11.9 s 2,121; apart, 4,096 1.52 to 1.56M 11.6 to 13.9 s 2,540 to 2,669; 16,384 1.11M 12.2 s
+#   small images, raw: fused, calls of 64 18.1k 13.3 s 2,265; apart, 256 15.2 to 17.3k 12.5 to 14.8 s 2,443 to 2,514;
+#     64 14.9k 15.8 s 2,496; two actors of one thread 10.8k 17.3 s 2,843
+#   large images: fused, calls of 16 33 22.7 s 3,623; right after it apart, 32 and 12 blocks 33 23.0 s 3,929, earlier
+#     43 19.1 s 3,866; 16 41 21.0 s 3,697; two actors of one thread 26 26.7 s 3,678
+#   jpeg, apart: 1,024 10.0k 13.7 s 2,339; 256 8.8k 12.2 s 2,109; and 12 blocks 5.6k 18.0 s; two actors 4.9k 20.0 s
+FUSED = ("--batch", "0", "--read-cpus", "0.1", "--call")
 RAY_DATA = {
-    "tabular": ("--batch", "4096"),
-    "wide": ("--batch", "4096"),
-    "small": ("--batch", "256"),
-    "large": ("--batch", "16"),
-    "jpeg": ("--batch", "256"),
+    "tabular": (*FUSED, "4096"),
+    "wide": (*FUSED, "4096"),
+    "small": (*FUSED, "64"),
+    "large": (*FUSED, "16"),
+    "jpeg": ("--batch", "1024"),
 }
 
 
@@ -131,7 +148,7 @@ def run_process(command: Sequence[str], output: Path) -> Run:
             errors.seek(0)
             raise WrongRunError(f"{' '.join(command)}: exit {process.returncode}: {errors.read().decode()[-4000:]}")
     wait_for_end(memory)
-    facts = json.loads(printed)
+    facts = json.loads(printed[printed.rfind(b"\n{") + 1 :])  # Ray may have said something before
     changes = [path.stat().st_ctime for path in output.glob("*.parquet")]
     if not changes:
         raise WrongRunError(f"{' '.join(command)}: no part was written")

@@ -10,6 +10,7 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import ray
 from feeding import load_graph, to_array, with_prediction
@@ -20,18 +21,21 @@ MIB = 2**20
 class Predictor:
     """The graph in one actor."""
 
-    def __init__(self, model: str, feed: str, threads: int, marks: str) -> None:
+    def __init__(self, model: str, feed: str, threads: int, call_rows: int, marks: str) -> None:
         """Load it."""
         self._run, self._dtype, self._shape = load_graph(model, threads)
-        self._feed, self._marks = feed, Path(marks)
+        self._feed, self._call_rows, self._marks = feed, call_rows, Path(marks)
         self._has_begun = False
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Score one batch; the first one leaves a mark of when it began, on the machine's monotonic clock."""
+        """Score a batch in calls of some rows; the first leaves a mark of when it began, by the monotonic clock."""
         if not self._has_begun:
             (self._marks / f"began-{time.monotonic_ns()}").touch()
             self._has_begun = True
-        return with_prediction(table, self._feed, self._run(to_array(table, self._feed, self._dtype, self._shape)))
+        rows = to_array(table, self._feed, self._dtype, self._shape)
+        size = self._call_rows or len(rows)
+        scored = [self._run(rows[start : start + size]) for start in range(0, len(rows), size)]
+        return with_prediction(table, self._feed, np.concatenate(scored))
 
 
 def parse_options() -> argparse.Namespace:
@@ -39,7 +43,8 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     for name in ("--model", "--input", "--output", "--feed", "--marks"):
         parser.add_argument(name, required=True)
-    parser.add_argument("--batch", type=int, default=16_384)
+    parser.add_argument("--batch", type=int, default=0, help="rows of a batch; 0: whole blocks")
+    parser.add_argument("--call", type=int, default=0, help="rows of a Session.run; 0: whole batches")
     parser.add_argument("--actors", type=int, default=1)
     parser.add_argument("--cpus", type=float, default=0.1, help="CPUs that one actor reserves")
     parser.add_argument("--read-cpus", type=float, help="CPUs that a read task reserves; the actor's fuses them")
@@ -47,7 +52,6 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--in-flight", type=int, help="tasks in flight per actor")
     parser.add_argument("--block-mib", type=float, help="target size of blocks")
     parser.add_argument("--blocks", type=int, help="blocks that the read is split into")
-    parser.add_argument("--store-mib", type=int, help="size of the object store")
     parser.add_argument("--dictionary", action="store_true", help="write with dictionaries, pyarrow's default")
     return parser.parse_args()
 
@@ -56,8 +60,7 @@ def main() -> None:
     """Score a folder and print how long it took."""
     options = parse_options()
     started = time.monotonic()
-    store = options.store_mib * MIB if options.store_mib else None
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, object_store_memory=store)
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
     ray_seconds = time.monotonic() - started
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -68,7 +71,7 @@ def main() -> None:
         rows = ray.data.read_parquet(options.input, override_num_blocks=options.blocks, **read_args)
         scored = rows.map_batches(
             Predictor,
-            fn_constructor_args=(options.model, options.feed, options.threads, options.marks),
+            fn_constructor_args=(options.model, options.feed, options.threads, options.call, options.marks),
             batch_format="pyarrow",
             batch_size=options.batch or None,
             num_cpus=options.cpus,
