@@ -7,7 +7,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 # Two processes, each with a Ray of its own; a file's tests stay together, for they share what they have set up.
 SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo check fast test chaos soak bench lock clean
+.PHONY: setup demo check fast test measured chaos soak bench bench-quick lock clean
 
 setup: $(READY)
 
@@ -31,7 +31,10 @@ fast: $(READY)
 	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not ray and not tf and not store and not chaos and not gpu and not sim"
 
 test: $(READY)
-	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not gpu and not chaos and not sim"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not gpu and not chaos and not sim and not measured"
+
+measured: $(READY)
+	$(BIN)/pytest -m measured
 
 chaos: $(READY)
 	$(BIN)/pytest $(SIDE_BY_SIDE) tests/chaos tests/sim tests/end_to_end/test_stores.py
@@ -41,10 +44,15 @@ soak: $(READY)
 	$(BIN)/python tests/chaos/soak.py 10 1
 
 bench: $(READY)
+	$(BIN)/python bench/efficiency.py
 	$(BIN)/python bench/bad_rows.py
 	$(BIN)/python bench/encodings.py
 	$(BIN)/python bench/driver.py
+	$(BIN)/python bench/memory.py
 	$(BIN)/python bench/precision.py
+
+bench-quick: $(READY)
+	$(BIN)/python bench/efficiency.py --quick
 
 lock: $(READY)
 	$(LOCK) --output-file requirements.lock

@@ -57,7 +57,7 @@ def measure(num_actors: int, num_shards: int) -> dict[str, float]:
     assert run.error is None, run.error
     assert len(run.results) == num_shards
     return {
-        "actors": len(run.reports),
+        "actors": len(run.actors),
         "shards": num_shards,
         "start_seconds": round(begun[0][1] - started, 1),
         "seconds": round(wall, 2),

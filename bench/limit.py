@@ -1,11 +1,13 @@
 """The machine's limit for a job: what decoding, the graph and encoding cost alone, over all cores.
 
 Each is measured in one thread, as CPU seconds of the process, by its best known way: row groups decoded whole, graph
-at its best batch size on arrays that lie as it wants them, one table of all columns of the output encoded. What feeds,
-assembles, schedules and waits is not in it. Start at `measure_limit`.
+at its best batch size on arrays that lie as it wants them, one table of all columns of the output encoded, into files
+of its own, for fresh page cache is part of writing. What feeds, assembles, schedules and waits is not in it. Start at
+`measure_limit`.
+
+    python bench/limit.py MODEL FOLDER FEED BATCH,BATCH... [SCRATCH]
 """
 
-import fnmatch
 import json
 import sys
 import tempfile
@@ -18,12 +20,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rivals.feeding import to_array, with_prediction
 
 from engine.model.session import ModelSession, SessionOptions, load_session
 
 # Each piece is measured for about so long, at least twice; the least CPU time counts, for others only add to it.
 SECONDS = 1.0
-WARM_ROWS = 4096
+# Rows that the graph is timed on: so many at most, in passes of about so long.
+GRAPH_ROWS, PASS_SECONDS = 65_536, 0.3
+# Rows that are decoded and encoded, in whole files; more cost as much each.
+FILE_ROWS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -44,13 +50,14 @@ class Limit:
         return (self.decode + self.session + self.encode) / cores
 
 
-def least_cpu(work: Callable[[], Any]) -> float:
-    """Return the CPU seconds of one call: the least of some."""
+def least_cpu(work: Callable[[], Any], clean_up: Callable[[], Any] = lambda: None) -> float:
+    """Return the CPU seconds of one call: the least of some; cleaning up behind it is not counted."""
     found, until = list[float](), time.perf_counter() + SECONDS
     while len(found) < 2 or time.perf_counter() < until:  # noqa: PLR2004
         started = time.process_time()
         work()
         found.append(time.process_time() - started)
+        clean_up()
     return min(found)
 
 
@@ -60,57 +67,58 @@ def decode_file(path: Path) -> list[pa.Table]:
         return [file.read_row_group(i, use_threads=False) for i in range(file.num_row_groups)]
 
 
-def to_inputs(table: pa.Table, feed: str, tensor: Any) -> np.ndarray:
-    """Return the fed columns as one array of the tensor's dtype, aligned."""
-    names = [name for name in table.column_names if fnmatch.fnmatch(name, feed)]
-    if len(names) > 1:
-        return np.stack([table[name].to_numpy() for name in names], axis=-1).astype(tensor.dtype)
-    column = table[feed].combine_chunks()
-    if tensor.dtype == "string":
-        return np.array(column.to_pylist(), object)
-    shape = (len(table), *tensor.shape[1:])
-    if pa.types.is_binary(column.type):
-        return np.frombuffer(column.buffers()[2], np.dtype(tensor.dtype)).reshape(shape)
-    return column.flatten().to_numpy().astype(tensor.dtype, copy=False).reshape(shape)
-
-
 def session_seconds(session: ModelSession, rows: np.ndarray, batch: int) -> float:
-    """Return CPU seconds a row at this batch size."""
-    count = max(1, min(len(rows), WARM_ROWS * 16) // batch) * batch
-    count = min(count, len(rows))
+    """Return CPU seconds a row at this batch size, over whole batches where there are enough rows."""
 
-    def score() -> None:
+    def score(count: int) -> None:
         for start in range(0, count, batch):
-            session.run({"inputs:0": rows[start : start + batch]})
+            session.run({"inputs:0": rows[start : min(start + batch, count)]})
 
-    score()
-    return least_cpu(score) / count
+    score(batch)
+    started = time.perf_counter()
+    score(batch)
+    num_batches = int(PASS_SECONDS / (time.perf_counter() - started)) + 1
+    count = min(len(rows), batch * max(1, min(num_batches, len(rows) // batch)))
+    return least_cpu(lambda: score(count)) / count
 
 
-def measure_limit(model: Path, folder: Path, feed: str, batches: tuple[int, ...]) -> Limit:
-    """Measure the three pieces for all rows of a folder."""
+def encode_seconds(table: pa.Table, num_files: int, scratch: Path | None) -> float:
+    """Return CPU seconds of writing the table so many times, each into a file that is new."""
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        paths = [Path(folder) / f"part-{i}.parquet" for i in range(num_files)]
+
+        def encode() -> None:
+            for path in paths:
+                pq.write_table(table, path, compression="zstd", use_dictionary=False)
+
+        return least_cpu(encode, lambda: [path.unlink() for path in paths])
+
+
+def measure_limit(model: Path, folder: Path, feed: str, batches: tuple[int, ...], scratch: Path | None = None) -> Limit:
+    """Measure the three pieces for all rows of a folder; files are written to `scratch` and deleted."""
     session = load_session(model.read_bytes(), ["inputs:0"], ["prediction:0"], {}, options=SessionOptions(threads=1))
     files = sorted(folder.glob("*.parquet"))
-    num_rows = sum(pq.read_metadata(path).num_rows for path in files)
-    (first, *_), decode = decode_file(files[0]), 0.0
-    per_file = len(first)
-    some = files[: max(1, min(len(files), int(2e6) // per_file))]
-    decode = least_cpu(lambda: [decode_file(path) and None for path in some]) * len(files) / len(some)
-    inputs = to_inputs(first.slice(0, WARM_ROWS * 16), feed, session.inputs[0])
+    first = pa.concat_tables(decode_file(files[0]))
+    num_files = max(1, min(len(files), FILE_ROWS // len(first)))
+    share = num_files / len(files)
+    decode = least_cpu(lambda: [decode_file(path) and None for path in files[:num_files]]) / share
+    tensor = session.inputs[0]
+    dtype = np.dtype(object if tensor.dtype == "string" else tensor.dtype)
+    inputs = to_array(first.slice(0, GRAPH_ROWS), feed, dtype, tuple(tensor.shape[1:]))
     costs = {batch: session_seconds(session, inputs, batch) for batch in batches}
-    sys.stderr.write(f"COSTS {costs}\n")
     best = min(costs, key=lambda batch: costs[batch])
     outputs = np.concatenate([session.run({"inputs:0": inputs[i : i + best]})[0] for i in range(0, len(inputs), best)])
-    outputs = np.resize(outputs, (per_file, outputs.shape[1]))
-    prediction = pa.FixedSizeListArray.from_arrays(pa.array(outputs.reshape(-1)), outputs.shape[1])
-    table = pa.table({"id": first["id"], "prediction": prediction})
-    with tempfile.TemporaryDirectory(dir=folder.parent) as there:
-        encode = least_cpu(
-            lambda: pq.write_table(table, Path(there) / "part.parquet", compression="zstd", use_dictionary=False)
-        )
-    return Limit(decode, costs[best] * num_rows, encode * num_rows / per_file, best)
+    scored = with_prediction(first, feed, np.resize(outputs, (len(first), outputs.shape[1])))
+    encode = encode_seconds(scored, num_files, scratch) / share
+    return Limit(decode, costs[best] * len(first) * len(files), encode, best)
+
+
+def main(model: str, folder: str, feed: str, batches: str, scratch: str | None = None) -> None:
+    """Print the limit as JSON."""
+    sizes = tuple(map(int, batches.split(",")))
+    limit = measure_limit(Path(model), Path(folder), feed, sizes, Path(scratch) if scratch else None)
+    sys.stdout.write(json.dumps(asdict(limit)) + "\n")
 
 
 if __name__ == "__main__":
-    sizes = tuple(map(int, sys.argv[4].split(",")))
-    sys.stdout.write(json.dumps(asdict(measure_limit(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sizes))) + "\n")
+    main(*sys.argv[1:])

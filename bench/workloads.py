@@ -42,6 +42,11 @@ class Workload:
     target: float = 0.0
     """Efficiency that is aimed at on two cores."""
 
+    @property
+    def kind(self) -> str:
+        """The name's first word, which tells the model."""
+        return self.name.replace(",", "").split()[0]
+
 
 def chain(widths: tuple[int, ...]) -> bytes:
     """Return an MLP with softmax."""
@@ -165,9 +170,13 @@ WORKLOADS = {
 
 
 def prepare(workload: Workload, folder: Path, scale: float = 1.0) -> tuple[Path, Path, int]:
-    """Write model and rows, unless they are there; return both paths and the number of rows."""
+    """Write model and rows, unless they are there; return both paths and the number of rows.
+
+    Rows of another scale than 1 lie in a folder of their own.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    model, rows, done = folder / "model.pb", folder / "in", folder / f"made-{scale:g}.json"
+    model, done = folder / "model.pb", folder / f"made-{scale:g}.json"
+    rows = folder / ("in" if scale == 1 else f"in-{scale:g}")
     per_file = max(1, int(workload.num_rows * scale) // workload.num_files)
     if not done.exists():
         model.write_bytes(workload.make_graph())

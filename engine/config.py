@@ -92,7 +92,8 @@ class JobConfig(BaseModel):
     gpus_per_actor: Share = None
     """GPUs of one actor: a fraction below 1 or a whole number. [default: one where there are GPUs]"""
     cpus_per_actor: PositiveShare = None
-    """CPUs of one actor: a fraction below 1 or a whole number. [default: 1, less where the actors would not fit]"""
+    """CPUs of one actor: a fraction below 1 or a whole number. [default: 1; less where the actors asked for would not
+    fit, more where copies of a large model would not]"""
     allow_cpu: bool = False
     """Go on when TensorFlow on a node does not see the GPU share that its actor was given."""
     max_attempts: Count = 4

@@ -16,7 +16,7 @@ from engine.data.quarantine import FOLDER as QUARANTINE_FOLDER
 from engine.data.storage.locking import lock_output
 from engine.data.storage.places import below, place_of
 from engine.errors import DataError, JobFailedError, Mistake
-from engine.preparing.prepare import Job, encoding_rules, prepare
+from engine.preparing.prepare import Job, encoding_rules, expects_gpu, prepare
 from engine.preparing.resuming import Done, claim_output, describe_earlier, find_done
 from engine.run.actor import LoadReport
 from engine.run.budget import BadRowTally, read_budget
@@ -25,7 +25,7 @@ from engine.run.interrupt import interruptible
 from engine.run.outcome import PoolRun, Watcher
 from engine.run.pool import size_pool
 from engine.run.spec import RowRules, ScoringSpec, ShardResult
-from engine.run.summary import Summary, add_odd_values, add_phases, find_bottleneck
+from engine.run.summary import Summary, add_odd_values, add_phases, find_bottleneck, share_out
 from engine.run.versions import installed_versions
 from engine.view.progress import ProgressView
 
@@ -65,7 +65,6 @@ def _score(config: JobConfig, view: ProgressView, started: float) -> tuple[Job, 
         return job, summarise(job, ledger, manifest, PoolRun(), time.monotonic() - started)
     with lock_output(ledger.folder, view.notice) as check_lock:
         done = find_done(job, ledger)  # another job may have ended just now
-        view.start(len(job.part_names), len(done.parts) if done else 0)
         if job.model.known.remark:
             view.notice(job.model.known.remark)
         try:
@@ -130,6 +129,11 @@ def run_missing(
 
     def begin(report: LoadReport) -> None:
         ledger.write_schema(report.schema)
+        if report.devices[0].kind == "GPU" and config.batch_size == "auto" and not expects_gpu(config):
+            view.notice(
+                f"batches of {job.plan.batch_rows} rows are sized for CPUs, and the actors have GPUs: --gpus-per-actor "
+                "with --overwrite sizes them for GPUs"
+            )
         view.stage("scoring")
 
     config, bad = job.config, bad_row_tally(job)
@@ -147,10 +151,12 @@ def run_missing(
     view.stage("starting Ray" if cluster.is_local else "joining the Ray cluster")
     watcher = Watcher(begin, take, view.notice, tick)
     with cluster:
+        view.start(len(job.part_names), len(parts or ()))
         shares = config.actors, config.cpus_per_actor, config.gpus_per_actor
         num_missing = len(job.part_names) - len(parts or ())
-        pool = size_pool(*shares, cluster.nodes(), num_missing, can_grow=not cluster.is_local)
         model = scored_model(job.model, config.set)
+        model_bytes = 0 if model is None else len(model.data)
+        pool = size_pool(*shares, cluster.nodes(), num_missing, not cluster.is_local, model_bytes)
         if model is None:
             view.stage("freezing the model on a worker")
             model = freeze_on_worker(functools.partial(cluster.call, on_tick=tick), job.model, config.model)
@@ -221,7 +227,7 @@ def describe_result(run: PoolRun, result: ShardResult) -> ManifestRow:
 
 def summarise(job: Job, ledger: Ledger, manifest: list[ManifestRow], run: PoolRun, seconds_total: float) -> Summary:
     """Add up the job's figures."""
-    phases = add_phases([result.seconds for result in run.results.values()])
+    phases = share_out(add_phases([result.seconds for result in run.results.values()]), run.ready_seconds)
     rows_now = sum(result.facts.counts.rows for result in run.results.values())
     counts = sum((row.counts for row in manifest), RowCounts())
     halved, drifts = run.batches_halved, (result.drift for result in run.results.values())
@@ -254,10 +260,10 @@ def summarise(job: Job, ledger: Ledger, manifest: list[ManifestRow], run: PoolRu
         phase_seconds=phases,
         attempts=run.num_attempts,
         second_attempts=run.num_backups,
-        actors=len(run.reports),
+        actors=len(run.actors),
         actors_lost=run.actors_lost,
-        devices=tuple(report.device_facts() for report in run.reports),
-        model_load_bytes=max((report.peak_bytes for report in run.reports), default=0),
+        devices=tuple(actor.facts() for actor in run.actors.values()),
+        model_load_bytes=max((actor.report.peak_bytes for actor in run.actors.values()), default=0),
         batch_size=job.plan.batch_rows,
         precision=job.config.precision,
         xla=job.config.xla,

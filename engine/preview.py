@@ -9,33 +9,46 @@ from typing import Any
 from engine.config import JobConfig
 from engine.data.binding import FeedBinding
 from engine.data.columns import leaf_names, select_columns
-from engine.data.fetching import AHEAD_BYTES
+from engine.data.decoding import decoding_bytes
+from engine.data.fetching import AHEAD_BYTES, FETCH_BUFFER_BYTES, FETCH_BYTES
 from engine.data.ledger import Ledger
 from engine.data.row_groups import SLICE_BYTES, cut_slices, largest_group_bytes, read_row_groups, row_width
 from engine.data.sink import GROUP_BYTES
+from engine.data.source import READ_BUFFER_BYTES
 from engine.data.storage.places import is_local
 from engine.errors import PlanError
+from engine.model.devices import shows_gpu
 from engine.model.infer import infer_tensor
 from engine.model.tensor import TensorSpec
 from engine.preparing.forecast import Forecast, forecast
 from engine.preparing.prepare import Job, encoding_rules, prepare
 from engine.preparing.resuming import find_done
 from engine.run.plan import part_name
+from engine.run.pool import PoolSize
 from engine.run.scheduling.fleet import SHARDS_PER_WORKER
+
+# Arrow's mimalloc hands freed memory back late, for handing it back at once costs 40 to 70 % more CPU time; glibc keeps
+# some for each thread. `bench/memory.py` measures what both come to (docs/decisions.md).
+RETAINED_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class DataInFlight:
     """The most memory that one actor's rows take, beside the graph's own working set and the fetched columns.
 
-    Exact where all columns read are fixed-width; the fetches' dtypes and shapes are known when the graph is loaded.
-    A slice that holds bad rows is copied without them, which comes on top.
+    A bound where all columns read are fixed-width and their pages no larger than writers make them by themselves; the
+    fetches' dtypes and shapes are known when the graph is loaded. A slice that holds bad rows is copied without them,
+    which comes on top.
     """
 
     shards_at_once: int
     """Shards that one actor works on side by side."""
+    holding_at_once: int
+    """Those of them that hold rows: as many as it has CPUs; all where a GPU computes or a store is read."""
     slice_bytes: int
     """The largest slice that can be, as Arrow memory; twice that where rows of it are selected (--where)."""
+    decoding_bytes: int
+    """What decoding it takes: the slice before, where a row group is cut; pages, dictionaries, levels, read buffers."""
     converted_bytes: int
     """Arrays made from that slice where a column is not fed as it lies."""
     batch_bytes: int
@@ -48,10 +61,20 @@ class DataInFlight:
     """Whether all columns read are fixed-width; else the bytes are what the footer says."""
 
     @property
+    def shard_bytes(self) -> int:
+        """Bytes of one shard that holds rows."""
+        read = self.fetched_bytes + self.slice_bytes + self.decoding_bytes
+        return read + self.converted_bytes + self.batch_bytes + self.part_bytes
+
+    @property
+    def retained_bytes(self) -> int:
+        """What allocators hold of memory that was freed, by measurement: as much as is in use, and 64 MiB at first."""
+        return self.holding_at_once * self.shard_bytes + RETAINED_BYTES
+
+    @property
     def total_bytes(self) -> int:
         """Bytes in flight in one actor."""
-        read = self.fetched_bytes + self.slice_bytes + self.converted_bytes
-        return self.shards_at_once * (read + self.batch_bytes + self.part_bytes)
+        return self.holding_at_once * self.shard_bytes + self.retained_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +131,7 @@ class Preview:
     def to_json(self) -> dict[str, Any]:
         """Return the preview as JSON takes it."""
         document = asdict(self)
-        document["memory"]["total_bytes"] = self.memory.total_bytes
+        document["memory"] |= {"retained_bytes": self.memory.retained_bytes, "total_bytes": self.memory.total_bytes}
         return document
 
 
@@ -180,7 +203,10 @@ def _fetched(job: Job, name: str) -> TensorSpec:
 
 
 def measure_memory(job: Job) -> DataInFlight:
-    """Work out an actor's data in flight from the first file's footer and the rule by which slices are cut."""
+    """Work out an actor's data in flight from the first file's footer and the rule by which slices are cut.
+
+    How many shards hold rows follows from --cpus-per-actor and --gpus-per-actor, or what an actor gets without them.
+    """
     metadata, schema, selection = job.inputs.metadata, job.inputs.first.schema, job.inputs.selection
     groups = read_row_groups(metadata, selection.columns)
     slices = cut_slices(groups, job.plan.batch_rows)
@@ -188,6 +214,7 @@ def measure_memory(job: Job) -> DataInFlight:
     rows = max((each.rows_per_read for each in slices), default=0)
     if len(job.plan.files) > 1 and row_bytes:  # others may have larger row groups; no slice is larger than this
         rows = max(job.plan.batch_rows, int(SLICE_BYTES / row_bytes))
+    is_cut = len(job.plan.files) > 1 or any(each.rows_per_read < each.num_rows for each in slices)
     kept = [path for path in job.inputs.keep if path.names[0] in schema.names]
     kept_groups = read_row_groups(metadata, select_columns(schema, kept))
     kept_row_bytes = sum(group.num_bytes for group in kept_groups) / max(1, metadata.num_rows)
@@ -195,13 +222,29 @@ def measure_memory(job: Job) -> DataInFlight:
     waiting = GROUP_BYTES if group_rows is None else group_rows * kept_row_bytes
     fed_row_bytes = [feed.row_bytes() or 0.0 for feed in job.feeds]
     converted = [width for feed, width in zip(job.feeds, fed_row_bytes, strict=True) if not feed.is_view]
+    at_hand = is_local(job.plan.files[0].path)
+    is_fetched = not at_hand and largest_group_bytes(metadata) <= FETCH_BYTES
     of_shard = job.plan.shard_bytes + largest_group_bytes(metadata)  # which lies in it by its midpoint
+    buffer_bytes = READ_BUFFER_BYTES if at_hand else 0 if is_fetched else FETCH_BUFFER_BYTES
+    decoding = decoding_bytes(metadata, selection.columns, rows, buffer_bytes)
     return DataInFlight(
         shards_at_once=SHARDS_PER_WORKER,
+        holding_at_once=_holding_at_once(job.config) if at_hand else SHARDS_PER_WORKER,
         slice_bytes=round(rows * row_bytes) * (2 if selection.conditions else 1),
+        decoding_bytes=decoding + is_cut * round(rows * row_bytes),
         converted_bytes=round(rows * sum(converted)),
         batch_bytes=round(job.plan.batch_rows * sum(fed_row_bytes)),
         part_bytes=round(rows * kept_row_bytes + waiting),
-        fetched_bytes=0 if is_local(job.plan.files[0].path) else min(AHEAD_BYTES, of_shard),
+        fetched_bytes=0 if at_hand else min(AHEAD_BYTES, of_shard),
         is_exact=all(row_width(kind) is not None for _, kind in leaf_names(selection.columns)),
     )
+
+
+def _holding_at_once(config: JobConfig) -> int:
+    """Return how many shards of local files hold rows at once, by the shares that an actor is given.
+
+    No node is known here: an actor of a large model may be given more CPUs than the one that is assumed.
+    """
+    has_gpu = shows_gpu() if config.gpus_per_actor is None else config.gpus_per_actor > 0
+    share = PoolSize(1, 1, 1.0 if config.cpus_per_actor is None else config.cpus_per_actor, 0.0)
+    return SHARDS_PER_WORKER if has_gpu else min(SHARDS_PER_WORKER, share.threads)

@@ -36,7 +36,7 @@ from engine.preparing.inputs import Listed, choose_inputs
 from engine.preparing.prepare import Job, bind_feeds, bind_job_model
 from engine.run.freezing import ScoredModel, freeze_here, scored_model
 from engine.run.part_checks import ODD_BYTES, pair_pieces, quarantined_rows, read_manifest
-from engine.run.plan import Plan
+from engine.run.plan import Cut, Plan
 from engine.run.shard import Scorer
 
 # Another kind of device, or other threads, may round otherwise; of small floats by a few of their last digits.
@@ -255,7 +255,7 @@ def _job_of(plan: Mapping[str, Any], first_plan: Mapping[str, Any], files: Seque
     target = Target(number, few, first_plan)
     listed = Listed(few, 0, tuple(names), storage)
     inputs = choose_inputs(config, listed, target, bound.feed, list(bound.fetch.values()))
-    same_plan = Plan(plan["plan_id"], settings, few, (), settings["batch_size"], settings["shard_size"], number)
+    same_plan = Plan(plan["plan_id"], settings, few, Cut, settings["batch_size"], settings["shard_size"], number)
     return Job(config, bound, bind_feeds(config, bound, inputs), inputs, target, same_plan)
 
 

@@ -11,14 +11,16 @@ from conftest import write_rows
 from graphs import graph, node, placeholder
 
 from engine.config import build_config
+from engine.data.decoding import decoding_bytes
 from engine.data.ledger import SUMMARY, Ledger
 from engine.data.row_groups import SLICE_BYTES
 from engine.data.sink import GROUP_BYTES
+from engine.data.source import READ_BUFFER_BYTES
 from engine.errors import ConfigError, PlanError
 from engine.preparing.forecast import Forecast
 from engine.preparing.prepare import prepare
 from engine.preparing.resuming import claim_output
-from engine.preview import DataInFlight, Preview, preview
+from engine.preview import RETAINED_BYTES, DataInFlight, Preview, preview
 from engine.run.scheduling.fleet import SHARDS_PER_WORKER
 
 
@@ -54,19 +56,46 @@ def test_one_part_is_named_once(settings: dict[str, Any]) -> None:
 
 
 def test_data_in_flight_is_exact_for_columns_of_fixed_width(settings: dict[str, Any]) -> None:
+    settings |= {"gpus_per_actor": 0}
     memory = previewed(settings, batch_size=32, input=f"{settings['input'][0]}/f0.parquet").memory
+    metadata = pq.read_metadata(f"{settings['input'][0]}/f0.parquet")
+    decoding = decoding_bytes(metadata, metadata.schema.to_arrow_schema(), 100, READ_BUFFER_BYTES)
     assert memory == DataInFlight(
         shards_at_once=SHARDS_PER_WORKER,
+        holding_at_once=1,
         slice_bytes=100 * (8 + 4 * 4),
+        decoding_bytes=decoding,
         converted_bytes=0,
         batch_bytes=32 * 4 * 4,
         part_bytes=100 * 8 + GROUP_BYTES,
         fetched_bytes=0,
         is_exact=True,
     )
-    assert memory.total_bytes == SHARDS_PER_WORKER * (2400 + 512 + 800 + GROUP_BYTES)
+    assert memory.shard_bytes == 2400 + decoding + 512 + 800 + GROUP_BYTES
+    assert memory.retained_bytes == memory.shard_bytes + RETAINED_BYTES
+    assert memory.total_bytes == 2 * memory.shard_bytes + RETAINED_BYTES
     small = previewed(settings, batch_size=32, input=f"{settings['input'][0]}/f0.parquet", row_group_size=50).memory
     assert small.part_bytes == 100 * 8 + 50 * 8
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "holding"), [(None, 0, 1), (0.5, 0, 1), (2, 0, 2), (8, 0, 3), (1, 1, 3), (1, 0.25, 3)]
+)
+def test_as_many_shards_hold_rows_as_may_compute(
+    settings: dict[str, Any], cpus: float | None, gpus: float, holding: int
+) -> None:
+    memory = previewed(settings, cpus_per_actor=cpus, gpus_per_actor=gpus).memory
+    assert (memory.shards_at_once, memory.holding_at_once) == (SHARDS_PER_WORKER, holding)
+    assert memory.total_bytes == holding * memory.shard_bytes + memory.retained_bytes
+
+
+def test_the_slice_before_is_counted_where_row_groups_are_cut(settings: dict[str, Any]) -> None:
+    write_rows(Path(settings["input"][0]) / "large.parquet", 0, 1_000_000)
+    cut = previewed(settings, input=f"{settings['input'][0]}/large.parquet", batch_size=1024).memory
+    metadata = pq.read_metadata(f"{settings['input'][0]}/large.parquet")
+    rows = cut.slice_bytes // 24
+    decoding = decoding_bytes(metadata, metadata.schema.to_arrow_schema(), rows, READ_BUFFER_BYTES)
+    assert cut.decoding_bytes == cut.slice_bytes + decoding
 
 
 def test_data_in_flight_holds_for_files_larger_than_the_first(settings: dict[str, Any]) -> None:

@@ -172,6 +172,7 @@ def _read_slices(piece: Piece, selection: Selection, batch_rows: int, fetcher: F
             for table in _read(file, piece.path, part, selection.columns):
                 yield _select_rows(table.slice(0, cut.stop_row - start_row), start_row, piece, selection)
                 start_row += len(table)
+                del table  # nor is any of it held while the next one is decoded
                 if start_row >= cut.stop_row:
                     break
         if remote is not None:
@@ -227,6 +228,7 @@ def _read(file: pq.ParquetFile, path: str, part: SlicePlan, schema: pa.Schema) -
         else:
             for batch in file.iter_batches(part.rows_per_read, list(part.row_groups), columns, use_threads=False):
                 yield _absorb(pa.Table.from_batches([batch]), path, schema)
+                del batch
 
 
 def _absorb(table: pa.Table, path: str, schema: pa.Schema) -> pa.Table:

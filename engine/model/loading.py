@@ -21,7 +21,7 @@ from engine.model.tensor import TensorSpec
 
 def import_between(
     tf: Any,
-    data: bytes,
+    data: bytes | memoryview,
     feeds: Sequence[str],
     fetches: Sequence[str],
     init_ops: Sequence[str],

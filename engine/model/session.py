@@ -206,7 +206,7 @@ def _make_call(session: Any, feeds: Sequence[Any], fetches: Sequence[Any], is_in
 
 
 def load_session(
-    data: bytes,
+    data: bytes | memoryview,
     feeds: Sequence[str],
     fetches: Sequence[str],
     constants: Mapping[str, Any],
@@ -217,7 +217,7 @@ def load_session(
     """Import what lies between feeds and fetches of the GraphDef `data` into a graph of its own and open a session.
 
     Args:
-        data: a serialised GraphDef.
+        data: a serialised GraphDef; read where it lies, as in the memory that a node's actors share.
         feeds: names of the tensors that batches will be given for.
         fetches: names of the tensors to compute.
         constants: values fed with every batch, by tensor name.

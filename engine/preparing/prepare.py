@@ -6,6 +6,7 @@ Touches neither Ray, nor TensorFlow, nor the output folder. Start at `prepare`.
 import hashlib
 import math
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,12 @@ from engine.preparing.generations import Target, choose_generation, read_history
 from engine.preparing.inputs import JobInputs, check_columns_named, choose_inputs, prune_folders
 from engine.run.plan import (
     Plan,
+    cut_plan,
     explain_changes,
     explain_settings,
     inputs_digest,
     limit_rows,
-    part_name,
     plan_id,
-    plan_shards,
     resolve_batch_rows,
     resolve_shard_bytes,
 )
@@ -65,10 +65,9 @@ class Job:
     """Shards, and the identity of the job."""
 
     @property
-    def part_names(self) -> dict[str, int]:
+    def part_names(self) -> Mapping[str, int]:
         """Shard by name of its part."""
-        shards, generation = self.plan.shards, self.plan.generation
-        return {part_name(shard, len(shards), generation): shard.shard_id for shard in shards}
+        return self.plan.part_names
 
     @property
     def compiles_as_it_goes(self) -> bool:
@@ -134,8 +133,12 @@ def _batch_rows(config: JobConfig, inputs: JobInputs, feeds: tuple[FeedBinding, 
     columns = [path for feed in varying for path in feed.source.columns if str(path) not in inputs.first.partitions]
     groups = read_row_groups(inputs.metadata, select_columns(inputs.first.schema, columns))
     read_bytes = sum(group.num_bytes for group in groups) / max(1, inputs.metadata.num_rows)
-    has_gpu = bool(shows_gpu() if config.gpus_per_actor is None else config.gpus_per_actor)
-    return resolve_batch_rows(config.batch_size, _fixed_rows(feeds), known + max(text, read_bytes), has_gpu)
+    return resolve_batch_rows(config.batch_size, _fixed_rows(feeds), known + max(text, read_bytes), expects_gpu(config))
+
+
+def expects_gpu(config: JobConfig) -> bool:
+    """Whether batches are sized for GPUs: they were asked for, or nothing was said and this node shows one."""
+    return shows_gpu() if config.gpus_per_actor is None else config.gpus_per_actor > 0
 
 
 def make_plan(
@@ -178,8 +181,11 @@ def make_plan(
     if target.generation:
         first_plan_id = target.first_plan["plan_id"] if target.first_plan else ""
         settings |= {"generation": target.generation, "first_plan_id": first_plan_id}
-    shards = tuple(plan_shards(files, shard_bytes, stop_rows))
-    return Plan(plan_id(settings), settings, files, shards, batch_rows, shard_bytes, target.generation)
+    # A hundred thousand shards take half a second, in which Ray can start.
+    cutter = ThreadPoolExecutor(1)
+    cut = cutter.submit(cut_plan, files, shard_bytes, stop_rows, target.generation).result
+    cutter.shutdown(wait=False)
+    return Plan(plan_id(settings), settings, files, cut, batch_rows, shard_bytes, target.generation)
 
 
 def encoding_rules(config: JobConfig) -> EncodingRules:

@@ -119,7 +119,7 @@ class ScoringActor:
 
             def load(options: SessionOptions) -> ModelSession:
                 return load_session(
-                    model.tobytes(), tensors, columns, spec.constants, spec.init_ops, options, spec.op_libraries
+                    model.data, tensors, columns, spec.constants, spec.init_ops, options, spec.op_libraries
                 )
 
             self._session = load(options)

@@ -278,7 +278,9 @@ def _find_node(_: ScoringActor) -> str:
 def living_nodes() -> list[NodeSize]:
     """Return what each living node of the cluster offers."""
     found = [(node["Resources"], str(node["NodeID"])) for node in ray.nodes() if node["Alive"]]
-    return [NodeSize(has.get("CPU", 0.0), has.get("GPU", 0.0), node_id) for has, node_id in found]
+    return [
+        NodeSize(has.get("CPU", 0.0), has.get("GPU", 0.0), node_id, has.get("memory", 0.0)) for has, node_id in found
+    ]
 
 
 def free_resources() -> str:

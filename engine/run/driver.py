@@ -160,7 +160,7 @@ class _Driver:
         self._actors.stop(worker_id)
         since = self._ready_since.pop(worker_id, None)
         if since is not None:
-            self.outcome.ready_seconds += time.monotonic() - since
+            self.outcome.actors[worker_id].ready_seconds += time.monotonic() - since
 
     def _hear(self, answer: Answer) -> Event | None:
         worker_id = answer.worker_id
@@ -195,21 +195,21 @@ class _Driver:
     def _loaded(self, worker_id: int, value: LoadReport | EngineError) -> Event:
         if isinstance(value, EngineError) and value.retryable:
             return self._lose(worker_id, str(value))
-        refusal = value if isinstance(value, EngineError) else self._accept(value)
+        refusal = value if isinstance(value, EngineError) else self._accept(worker_id, value)
         if refusal is not None:
             self._leave(worker_id)
             return LoadFailed(worker_id, refusal)
         self._ready_since[worker_id] = time.monotonic()
         return WorkerReady(worker_id)
 
-    def _accept(self, report: LoadReport) -> EngineError | None:
+    def _accept(self, worker_id: int, report: LoadReport) -> EngineError | None:
         """Keep what an actor reports; return why it, or the job, cannot go on with that."""
-        if not self.outcome.reports:
+        if not self.outcome.actors:
             self.outcome.load_seconds = time.monotonic() - self._started
             refusal = refusal_of(self._watcher.on_loaded, report)
             if refusal is not None:
                 return refusal
-        refusal = self.outcome.accept(report)
+        refusal = self.outcome.accept(worker_id, report)
         if len(self.outcome.devices) > 1:
             self._scheduler.back_up_no_more()
         return refusal

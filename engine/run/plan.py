@@ -7,8 +7,8 @@ give the same plan whatever the number of actors. Start at `plan_shards` and `pl
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from engine.data.pieces import InputFile, Piece
@@ -20,7 +20,7 @@ SHARDS_PER_JOB = 512
 # On a CPU what a batch makes between its layers should stay in the caches: at 256 KiB of input MLP, CNN, ResNet50 and
 # JPEG in the graph are within 13 % of their best batch size, at 4 MiB up to 30 % behind. A GPU wants more at once.
 CPU_BATCH_BYTES, GPU_BATCH_BYTES = MIB // 4, 4 * MIB
-MIN_BATCH_ROWS, MAX_BATCH_ROWS = 16, 4096
+MIN_CPU_BATCH_ROWS, MIN_GPU_BATCH_ROWS, MAX_BATCH_ROWS = 4, 16, 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,16 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """The shards of a plan."""
+
+    shards: tuple[Shard, ...] = ()
+    """The shards; their positions name the parts."""
+    part_names: Mapping[str, int] = field(default_factory=dict)
+    """Shard by the name of its part."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What a job will do, down to the name of every part."""
 
@@ -50,14 +60,24 @@ class Plan:
     """What the plan id is a hash of, by name."""
     files: tuple[InputFile, ...]
     """Every input file, sorted by path."""
-    shards: tuple[Shard, ...]
-    """The shards; their positions name the parts."""
+    cut: Callable[[], Cut] = field(repr=False, compare=False)
+    """Gives the shards, which may still be being cut; they follow from `settings` and `files`."""
     batch_rows: int
     """Rows per graph call."""
     shard_bytes: int
     """Input bytes per shard."""
     generation: int = 0
     """Which time that files were added; part of the names of its parts."""
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The shards; their positions name the parts."""
+        return self.cut().shards
+
+    @property
+    def part_names(self) -> Mapping[str, int]:
+        """Shard by the name of its part."""
+        return self.cut().part_names
 
     def whole_file(self, file: InputFile) -> Piece:
         """Return one of the input files as a piece, to look at some of its rows."""
@@ -85,14 +105,15 @@ def resolve_shard_bytes(shard_size: int | str, total_bytes: int, group_bytes: in
 def resolve_batch_rows(batch_size: int | str, fixed_rows: int | None, row_bytes: float, has_gpu: bool) -> int:
     """Return the rows per graph call; a fixed batch axis wins.
 
-    `auto` is the power of two nearest to 256 KiB of input, to 4 MiB on GPUs, from 16 to 4,096.
+    `auto` is the power of two nearest to 256 KiB of input, from 4 to 4,096; on GPUs to 4 MiB, from 16 on.
     """
     if fixed_rows is not None:
         return fixed_rows
     if isinstance(batch_size, int):
         return batch_size
-    power = round(math.log2((GPU_BATCH_BYTES if has_gpu else CPU_BATCH_BYTES) / max(row_bytes, 1.0)))
-    return min(MAX_BATCH_ROWS, max(MIN_BATCH_ROWS, 1 << max(power, 0)))
+    wanted, least = (GPU_BATCH_BYTES, MIN_GPU_BATCH_ROWS) if has_gpu else (CPU_BATCH_BYTES, MIN_CPU_BATCH_ROWS)
+    power = round(math.log2(wanted / max(row_bytes, 1.0)))
+    return min(MAX_BATCH_ROWS, max(least, 1 << max(power, 0)))
 
 
 def plan_shards(
@@ -131,6 +152,12 @@ def plan_shards(
                 shard_id += 1
     if small:
         yield Shard(shard_id, partition, tuple(small))
+
+
+def cut_plan(files: Sequence[InputFile], shard_bytes: int, stop_rows: Mapping[str, int] | None, generation: int) -> Cut:
+    """Cut `files` into shards, and name their parts; 4 us a shard."""
+    shards = tuple(plan_shards(files, shard_bytes, stop_rows))
+    return Cut(shards, {part_name(shard, len(shards), generation): shard.shard_id for shard in shards})
 
 
 def limit_rows(files: Sequence[InputFile], num_rows: Mapping[str, int], limit: int) -> dict[str, int]:

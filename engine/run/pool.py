@@ -9,6 +9,9 @@ from engine.errors import ClusterError
 
 # A smaller share than this is no share: the actors would only get in each other's way.
 MIN_CPU_SHARE = 0.1
+# What an actor holds beside its rows: TensorFlow and Ray, and the graph as GraphDef, in TensorFlow's runtime, and as
+# constants that were folded or laid out anew (measured: docs/performance.md).
+ACTOR_BYTES, COPIES_OF_MODEL = 7 * 2**30 // 10, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,8 @@ class NodeSize:
     """GPUs that Ray may hand out there."""
     node_id: str = ""
     """The node, as the cluster names it."""
+    memory_bytes: float = 0.0
+    """Memory that Ray may hand out there; 0 where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +63,14 @@ def size_pool(
     nodes: Sequence[NodeSize],
     num_shards: int,
     can_grow: bool,
+    model_bytes: int = 0,
 ) -> PoolSize:
     """Choose the number of actors and their shares.
 
     `auto` fills all GPUs, or all CPUs where there are none; never more actors than shards. Where no nodes may be
-    added, MIN of MIN:MAX must fit and MAX is cut to what fits. The CPU share is 1, for two sessions of one thread
-    score an MLP at 8M rows/s where one of two threads reaches 4.8M; it is less where the actors asked for would
-    not fit otherwise.
+    added, MIN of MIN:MAX must fit and MAX is cut to what fits. The CPU share is 1, for two actors of one
+    thread each score more rows than one of two; it is less where the actors asked for would not fit otherwise, and 2,
+    4, 8... where `auto` would fill a node's memory with copies of a large model.
 
     Args:
         actors: a number, MIN:MAX, or auto.
@@ -73,6 +79,7 @@ def size_pool(
         nodes: what each node has.
         num_shards: shards to score.
         can_grow: whether nodes may be added by the cluster, so that what does not fit now may fit later.
+        model_bytes: size of the frozen graph; 0 where that is not known yet.
 
     Raises:
         ClusterError: if the cluster shows neither CPUs nor GPUs, or can never hold what was asked.
@@ -81,9 +88,10 @@ def size_pool(
         raise ClusterError(_nothing_there(actors, gpus_per_actor, nodes))
     has_gpus = any(node.gpus for node in nodes)
     gpus = gpus_per_actor if gpus_per_actor is not None else float(has_gpus)
-    low, high = _bounds(actors) or _fill(PoolSize(1, 1, cpus_per_actor or 1.0, gpus), nodes)
+    cpus = cpus_per_actor or (1.0 if gpus or actors != "auto" else _roomy_cpus(nodes, model_bytes))
+    low, high = _bounds(actors) or _fill(PoolSize(1, 1, cpus, gpus), nodes)
     low, high = min(low, num_shards), min(high, num_shards)
-    pool = PoolSize(low, high, 1.0 if cpus_per_actor is None else cpus_per_actor, gpus)
+    pool = PoolSize(low, high, cpus, gpus)
     # On a cluster that grows, what is there now says nothing of what will hold the actors asked for.
     if cpus_per_actor is None and count_rooms(pool, nodes) < low and (actors == "auto" or not can_grow):
         pool = _shrink(pool, nodes)
@@ -108,6 +116,17 @@ def count_rooms(pool: PoolSize, nodes: Sequence[NodeSize]) -> int:
 
 def _num_shares(whole: float, share: float) -> int:
     return math.floor(whole / share + 1e-9)  # 1 / 0.1 may come out below 10
+
+
+def _roomy_cpus(nodes: Sequence[NodeSize], model_bytes: int) -> float:
+    """Return the least power of two of CPUs with which actors that fill each node's CPUs have room in its memory."""
+    actor_bytes, cpus = ACTOR_BYTES + COPIES_OF_MODEL * model_bytes, 1.0
+    while any(
+        node.memory_bytes and node.cpus >= 2 * cpus and node.cpus // cpus * actor_bytes > node.memory_bytes
+        for node in nodes
+    ):
+        cpus *= 2
+    return cpus
 
 
 def _bounds(actors: int | str) -> tuple[int, int] | None:

@@ -111,6 +111,7 @@ class Scorer:
             ):
                 for read in self._read(shard, attempt, fetcher):
                     self._score_slice(read, attempt, part, bad)
+                    del read  # the next slice is not to be read while this one is held
                     if spec.rules.budget.is_over(bad.num_rows):
                         break
                 part.finish()
@@ -122,7 +123,7 @@ class Scorer:
                 raise JobFailedError(f"{name}: not every row is accounted for: {facts.counts}")
             published = part.publish(facts.to_metadata(), self._confirm_plan, lambda: self._is_twin(name))
         attempt.end("write")
-        seconds = {**attempt.seconds, "total": time.perf_counter() - started}
+        seconds = {**attempt.seconds, "total": time.perf_counter() - started - attempt.seconds["wait"]}
         return ShardResult(
             name, facts, published, tuple(bad.shown), attempt.batches_split, seconds,
             self._session.batches_halved, self._session.busy_seconds, self._find_drift(shard, attempt),
@@ -156,6 +157,7 @@ class Scorer:
             for read in read_slices(piece, self._spec.selection, self._batch_rows, fetcher):
                 attempt.end("read")
                 yield read
+                del read
             attempt.end("read")
 
     def _find_drift(self, shard: Shard, attempt: Attempt) -> dict[str, Drift]:
@@ -201,8 +203,8 @@ class Scorer:
             self._check_hope(SchemaError, faults.in_order(), read)
         attempt.end("bind")
         scored: list[ScoredRows] = []
-        for fed in groups:
-            for each in self._score_rows(fed, faults, read, attempt, bad.num_rows):
+        while groups:  # what was converted goes before rows are encoded
+            for each in self._score_rows(groups.pop(0), faults, read, attempt, bad.num_rows):
                 good = set_bad_aside(each, self._outputs, faults, self._spec.rules.nan_is_bad)
                 scored += [good] if len(good.rows) else []
         attempt.end("session")

@@ -99,7 +99,7 @@ class ShardResult:
     batches_split: int
     """Batches that the graph refused as a whole, of which rows were scored in smaller calls."""
     seconds: Mapping[str, float]
-    """Seconds by phase: read, bind, session, write; and total."""
+    """Seconds by phase: read, wait (for a turn), bind, session, write; and total, without the waiting."""
     batches_halved: int
     """Times that this actor has halved a batch so far."""
     busy_seconds: float

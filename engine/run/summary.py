@@ -52,9 +52,9 @@ class Summary:
     session_share: float
     """Share of actor time (from loaded to given back, all actors) inside the session."""
     bottleneck: str
-    """The phase that took most of the shards' time, in words."""
+    """What took most of the actors' time, in words, and what to try."""
     phase_seconds: Mapping[str, float]
-    """Seconds of all shards by phase: read, bind, session, write."""
+    """Seconds of all actors by what they did: read, wait (for shards), bind, session, write."""
     attempts: int
     """Attempts handed out in this run."""
     second_attempts: int
@@ -64,7 +64,8 @@ class Summary:
     actors_lost: int
     """Actors lost on the way."""
     devices: tuple[Mapping[str, Any], ...]
-    """For each actor: node, process id, device with name and memory in bytes, visible GPUs, threads."""
+    """For each actor: node, process id, device with name and memory in bytes, visible GPUs, threads, shards, rows and
+    seconds by what it did."""
     model_load_bytes: int
     """Largest peak memory of an actor's process after loading the model."""
     batch_size: int
@@ -87,6 +88,13 @@ class Summary:
     versions: Mapping[str, str]
     """Versions of engine, tensorflow, pyarrow and ray."""
 
+    @property
+    def actor_time(self) -> str:
+        """What the actors' time went to, most of it first, in words."""
+        total = sum(self.phase_seconds.values()) or 1.0
+        shares = sorted(self.phase_seconds.items(), key=lambda pair: -pair[1])
+        return ", ".join(f"{PHASES[phase][0]} {seconds / total:.0%}" for phase, seconds in shares)
+
     def to_json(self) -> dict[str, Any]:
         """Return the summary as JSON takes it."""
         return asdict(self) | {"drift": to_json(self.drift)}
@@ -94,25 +102,36 @@ class Summary:
 
 PHASES = {
     "read": ("reading", "more CPUs per actor (--cpus-per-actor)"),
+    "wait": ("waiting for shards", "fewer actors (--actors)"),
     "bind": ("converting columns", "columns of the tensor's own dtype, as fixed-size lists"),
-    "session": ("the graph", "more actors or GPUs"),
+    "session": ("the graph", "more actors or GPUs, or icefloe tune"),
     "write": ("writing", "fewer kept columns (--keep)"),
 }
+"""What an actor's time goes to: what a person calls it, and what to try where it is the limit."""
+
+
+def share_out(seconds: Mapping[str, float], ready_seconds: float) -> dict[str, float]:
+    """Return the seconds of actors by phase, of which `wait` is what was left of the time they were ready.
+
+    Shards that overlap in an actor may take more seconds together than it was there.
+    """
+    busy = sum(seconds.get(phase, 0.0) for phase in PHASES if phase != "wait")
+    return {**add_phases([seconds]), "wait": max(0.0, ready_seconds - busy)}
 
 
 def find_bottleneck(phase_seconds: Mapping[str, float]) -> str:
-    """Name the phase that took most of the shards' time, with its share and what would help."""
+    """Name what took most of the actors' time, with its share and what to try."""
     total = sum(phase_seconds.values())
     if not total:
         return "nothing was scored"
     phase = max(phase_seconds, key=lambda name: phase_seconds[name])
     name, advice = PHASES[phase]
-    return f"{name}: {phase_seconds[phase] / total:.0%} of the shards' time; {advice} would help"
+    return f"{name} is the limit: {phase_seconds[phase] / total:.0%} of actor time; try {advice}"
 
 
 def add_phases(seconds: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Add up the seconds by phase of several shards."""
-    return {phase: sum(each[phase] for each in seconds) for phase in PHASES}
+    return {phase: sum(each.get(phase, 0.0) for each in seconds) for phase in PHASES}
 
 
 def add_odd_values(texts: Sequence[str], which: int) -> dict[str, int]:

@@ -16,7 +16,7 @@ class ProgressView:
     """What a job tells while it runs; this one shows nothing (--quiet, and calls from Python)."""
 
     def start(self, num_shards: int, num_done: int) -> None:
-        """The plan is made: so many shards, so many of them done by an earlier run."""
+        """The plan is cut: so many shards, so many of them done by an earlier run."""
 
     def stage(self, text: str) -> None:
         """What the job is at, until the first shard is done."""
@@ -119,6 +119,7 @@ class BarProgress(PlainProgress):
     def stage(self, text: str) -> None:
         """Show what the job is at."""
         self._since = time.monotonic()
+        self._bar.start()
         self._bar.update(self._bar_id, description=text)
 
     def advance(self, rows: int) -> None:

@@ -74,7 +74,8 @@ def print_summary(summary: "Summary", stream: TextIO) -> None:
              f"batches of {summary.batch_size}"),
             *(("device", text) for text in device_texts(summary.devices)),
             ("in the session", f"{summary.session_share:.0%} of actor time"),
-            ("most time", summary.bottleneck),
+            ("actor time", summary.actor_time),
+            ("limit", summary.bottleneck),
         ]  # fmt: skip
     else:
         rows.append(("this run", "nothing was left to score"))
@@ -147,13 +148,15 @@ def _memory_text(memory: "DataInFlight") -> str:
     terms = {
         "fetched": memory.fetched_bytes,
         "slice": memory.slice_bytes,
+        "decoding": memory.decoding_bytes,
         "converted": memory.converted_bytes,
         "batch": memory.batch_bytes,
         "part": memory.part_bytes,
     }
     text = " + ".join(f"{name} {bytes_text(size)}" for name, size in terms.items() if size or name != "fetched")
     total = f"{bytes_text(memory.total_bytes)} an actor, {exact}"
-    return f"{total}: {memory.shards_at_once} shards x ({text}), and the fetches' columns"
+    holding = f"{memory.holding_at_once} of {memory.shards_at_once} shards x ({text})"
+    return f"{total}: {holding} + {bytes_text(memory.retained_bytes)} that allocators retain, and the fetches' columns"
 
 
 def seconds_text(seconds: float) -> str:

@@ -69,7 +69,7 @@ def test_it_loads_once_and_scores_shards(job: Job) -> None:
         result = actor.score(shard)
         assert isinstance(result, ShardResult)
         assert pickle.loads(pickle.dumps(result)) == result
-        assert set(result.seconds) == {"read", "bind", "session", "write", "total"}
+        assert set(result.seconds) == {"read", "wait", "bind", "session", "write", "total"}
         ids += pq.read_table(Path(job.config.output) / result.part)["id"].to_pylist()
     assert ids == list(range(400))
 

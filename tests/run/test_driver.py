@@ -150,7 +150,7 @@ def test_every_shard_is_scored_and_counted_once() -> None:
     assert done.error is None
     assert sorted(heard.done) == sorted(done.results) == list(range(20))
     assert set(done.attempts.values()) == {1}
-    assert (done.num_attempts, done.actors_lost, done.num_backups, heard.loaded, len(done.reports)) == (20, 0, 0, 1, 2)
+    assert (done.num_attempts, done.actors_lost, done.num_backups, heard.loaded, len(done.actors)) == (20, 0, 0, 1, 2)
     assert done.ready_seconds > 0
     assert heard.notices == []
 
@@ -205,7 +205,7 @@ def test_a_graph_that_no_node_can_load_ends_it_at_once() -> None:
 def test_another_schema_is_no_part_of_the_job() -> None:
     done = run(ScriptedActors(loads=[report("id"), report("other")]), 4)
     assert done.error is None
-    assert len(done.reports) == 1
+    assert len(done.actors) == 1
 
 
 def test_what_the_watcher_refuses_ends_the_run() -> None:

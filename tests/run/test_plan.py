@@ -192,10 +192,10 @@ def test_a_shard_is_no_smaller_than_a_row_group(shard_size: int | str, group_byt
         ("auto", None, 160.0, 2048),  # 1,638 rows: nearer to 2,048 by ratio
         ("auto", None, 3072.0, 64),  # 32 x 32 x 3 bytes: 85.3 rows
         ("auto", None, 16.0, 4096),  # 16,384 rows would fill 256 KiB
-        ("auto", None, 150_528.0, 16),  # 224 x 224 x 3 bytes: 1.7 rows
+        ("auto", None, 150_528.0, 4),  # 224 x 224 x 3 bytes: 1.7 rows
         ("auto", None, 0.0, 4096),  # no column, or no row in the first file
         ("auto", None, 0.125, 4096),
-        ("auto", None, 1e12, 16),
+        ("auto", None, 1e12, 4),
         (1, None, 256.0, 1),  # as asked, also out of auto's range
         (100_000, None, 1e9, 100_000),
         ("auto", 1, 256.0, 1),  # the graph's own wins

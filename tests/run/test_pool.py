@@ -281,3 +281,27 @@ def test_rooms_add_up_over_nodes_and_do_not_depend_on_the_number_asked(pool: Poo
     assert all(count_rooms(pool, [node]) * pool.gpus <= node.gpus + 1e-6 for node in nodes)
     if not pool.gpus:
         assert rooms == sum(math.floor(node.cpus / pool.cpus + 1e-9) for node in nodes)
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("model_bytes", "memory_bytes", "expected"),
+    [
+        (0, 0, PoolSize(64, 64, 1.0, 0.0)),  # what is not known is no reason
+        (10**8, 256 * GIB, PoolSize(64, 64, 1.0, 0.0)),  # 1.1 GiB each
+        (10**9, 256 * GIB, PoolSize(32, 32, 2.0, 0.0)),  # 4.4 GiB each
+        (4 * 10**9, 256 * GIB, PoolSize(16, 16, 4.0, 0.0)),
+        (10**12, 256 * GIB, PoolSize(1, 1, 64.0, 0.0)),  # it will not fit at all, which loading it tells
+    ],
+)
+def test_auto_keeps_the_copies_of_a_large_model_within_a_node_s_memory(
+    model_bytes: int, memory_bytes: float, expected: PoolSize
+) -> None:
+    nodes = [NodeSize(64, 0, "a", memory_bytes)]
+    assert size_pool("auto", None, None, nodes, 1000, can_grow=False, model_bytes=model_bytes) == expected
+    assert size_pool(16, None, None, nodes, 1000, False, model_bytes).cpus == 1  # who says how many knows
+    assert size_pool("auto", 1.0, None, nodes, 1000, False, model_bytes).cpus == 1
+    mixed = [*nodes, NodeSize(4, 0, "b", 64 * GIB)]
+    assert size_pool("auto", None, None, mixed, 1000, False, model_bytes).cpus == min(expected.cpus, 64)

@@ -32,8 +32,8 @@ SUMMARY = Summary(
     rows_per_second=205_761.2,
     rows_per_actor_second=110_000.0,
     session_share=0.876,
-    bottleneck="the graph: 60% of the shards' time",
-    phase_seconds={"read": 1.0, "bind": 0.5, "session": 4.0, "write": 0.5},
+    bottleneck="the graph is the limit: 60% of actor time",
+    phase_seconds={"read": 1.0, "wait": 0.6, "bind": 0.5, "session": 4.0, "write": 0.5},
     attempts=43,
     second_attempts=0,
     actors=2,
@@ -71,7 +71,7 @@ PREVIEW = Preview(
     feeds=(("pixels", "fixed_size_list<item: float>[4]", "inputs:0 (float32 [?, 4])"),),
     fetches=(("prediction:0", "score"),),
     kept=(("id", "int64"), ("name", "string")),
-    memory=DataInFlight(3, 8 * 2**20, 0, 2**20, 2**19, 0, True),
+    memory=DataInFlight(3, 1, 8 * 2**20, 9 * 2**20, 0, 2**20, 2**19, 0, True),
     output="/o",
     parts=("part-00000-of-00321.parquet", "part-00320-of-00321.parquet"),
 )
@@ -134,6 +134,7 @@ def test_a_summary() -> None:
         "12.3 in all, 3.2 for Ray to start, 2.5 to load the model",
         "2, 1 lost, 43 attempts, batches of 4096",
         "88% of actor time",
+        "the graph 61%, reading 15%, waiting for shards 9%",
         SUMMARY.bottleneck,
     ):
         assert part in text
@@ -170,7 +171,8 @@ def test_a_preview() -> None:
         "prediction:0 -> score",
         "id (int64)",
         "name (string)",
-        "28.5 MiB an actor, exact: 3 shards x (slice 8.0 MiB + converted 0 B + batch 1.0 MiB + part 512.0 KiB)",
+        "101.0 MiB an actor, exact: 1 of 3 shards x (slice 8.0 MiB + decoding 9.0 MiB + converted 0 B + "
+        "batch 1.0 MiB + part 512.0 KiB) + 82.5 MiB that allocators retain, and the fetches' columns",
         "/o/",
         *PREVIEW.parts,
     ):
