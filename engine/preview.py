@@ -222,9 +222,10 @@ def measure_memory(job: Job) -> DataInFlight:
     waiting = GROUP_BYTES if group_rows is None else group_rows * kept_row_bytes
     fed_row_bytes = [feed.row_bytes() or 0.0 for feed in job.feeds]
     converted = [width for feed, width in zip(job.feeds, fed_row_bytes, strict=True) if not feed.is_view]
-    at_hand, largest = is_local(job.plan.files[0].path), largest_group_bytes(metadata)
-    ahead = 0 if at_hand else min(AHEAD_BYTES, job.plan.shard_bytes + largest)  # a row group lies in it by its midpoint
-    buffer_bytes = READ_BUFFER_BYTES if at_hand else FETCH_BUFFER_BYTES if largest > FETCH_BYTES else 0
+    at_hand = is_local(job.plan.files[0].path)
+    is_fetched = not at_hand and largest_group_bytes(metadata) <= FETCH_BYTES
+    of_shard = job.plan.shard_bytes + largest_group_bytes(metadata)  # which lies in it by its midpoint
+    buffer_bytes = READ_BUFFER_BYTES if at_hand else 0 if is_fetched else FETCH_BUFFER_BYTES
     decoding = decoding_bytes(metadata, selection.columns, rows, buffer_bytes)
     return DataInFlight(
         shards_at_once=SHARDS_PER_WORKER,
@@ -234,7 +235,7 @@ def measure_memory(job: Job) -> DataInFlight:
         converted_bytes=round(rows * sum(converted)),
         batch_bytes=round(job.plan.batch_rows * sum(fed_row_bytes)),
         part_bytes=round(rows * kept_row_bytes + waiting),
-        fetched_bytes=ahead,
+        fetched_bytes=0 if at_hand else min(AHEAD_BYTES, of_shard),
         is_exact=all(row_width(kind) is not None for _, kind in leaf_names(selection.columns)),
     )
 
