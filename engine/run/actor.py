@@ -37,7 +37,7 @@ from engine.run.attempt import Attempt
 from engine.run.plan import Shard
 from engine.run.shard import Scorer
 from engine.run.spec import ScoringSpec, ShardResult
-from engine.run.stalls import Progress
+from engine.run.stalls import WAITING, Progress
 from engine.run.versions import installed_versions
 
 LOADING = -1
@@ -85,7 +85,7 @@ class ScoringActor:
     def progress(self) -> dict[int, Progress]:
         """Return how far it is, by shard; `LOADING` stands for the loading of the model."""
         attempts = list(self._attempts.items())
-        turns = Progress(sum(each.progress.marks for _, each in attempts), "waiting for its turn")
+        turns = Progress(sum(each.progress.marks for _, each in attempts), WAITING)
         found = {shard_id: turns if each.is_waiting else each.progress for shard_id, each in attempts}
         return {LOADING: self._loading} | found
 

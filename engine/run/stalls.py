@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 CHECKS_PER_TIMEOUT = 4
+WAITING = "waiting for its turn"
+"""The phase of a call that waits for others of its actor, which makes them, not it, the ones that got nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +78,19 @@ class StallWatch:
             calls = self._calls[worker_id].values()
             is_idle = now - max(each.since for each in calls) >= self._timeout
             if is_idle or now - call.since >= self._timeout * len(calls):
+                key, call = self._find_stuck(worker_id, key)
                 stalled[worker_id] = self._describe(key, call, now - call.since)
                 continue
             to_ask[worker_id] = None
             heapq.heappush(self._due, (now + self._every, worker_id, key))
         return [each for each in to_ask if each not in stalled], list(stalled.items())
+
+    def _find_stuck(self, worker_id: int, key: int) -> tuple[int, _Watched]:
+        """Return the call that others wait for: the longest without a sign among those that do not wait; else `key`."""
+        calls = self._calls[worker_id]
+        stuck = [each for each, call in calls.items() if call.progress is None or call.progress.phase != WAITING]
+        found = min(stuck, key=lambda each: calls[each].since, default=key)
+        return found, calls[found]
 
     def _describe(self, key: int, call: _Watched, seconds: float) -> str:
         what = "loading the model" if key < 0 else f"shard {key}"

@@ -1,7 +1,7 @@
 import pytest
 
 from engine.run.attempt import Attempt
-from engine.run.stalls import Progress, StallWatch
+from engine.run.stalls import WAITING, Progress, StallWatch
 
 
 def test_a_call_is_asked_for_every_quarter_and_stalls_without_a_sign() -> None:
@@ -109,3 +109,18 @@ def test_an_attempt_marks_batches_and_phases_and_stops_when_it_is_cancelled() ->
     attempt.is_cancelled = True
     with pytest.raises(Exception, match="another actor has done the shard"):
         attempt.mark("batch")
+
+
+def test_the_call_that_others_wait_for_is_the_one_that_stalled() -> None:
+    watch = StallWatch(40.0)
+    for shard in (5, 6, 7):
+        watch.begin(0, shard, 0.0)
+    found = {5: Progress(9, WAITING), 6: Progress(9, "read"), 7: Progress(9, WAITING)}
+    watch.hear(0, found, 1.0)
+    for now in range(5, 41, 5):
+        assert watch.check(float(now))[1] == []
+        watch.hear(0, found, float(now))
+    ((worker, reason),) = watch.check(60.0)[1]
+    assert worker == 0
+    assert reason.startswith("stalled: shard 6 finished no batch")
+    assert reason.endswith("the last was 'read'")
