@@ -25,7 +25,7 @@ from rivals.feeding import to_array, with_prediction
 from engine.model.session import ModelSession, SessionOptions, load_session
 
 # Each piece is measured for about so long, at least twice; the least CPU time counts, for others only add to it.
-SECONDS = 1.0
+SECONDS, MIN_RUNS = 1.0, 2
 # Rows that the graph is timed on: so many at most, in passes of about so long.
 GRAPH_ROWS, PASS_SECONDS = 65_536, 0.3
 # Rows that are decoded and encoded, in whole files; more cost as much each.
@@ -53,7 +53,7 @@ class Limit:
 def least_cpu(work: Callable[[], Any], clean_up: Callable[[], Any] = lambda: None) -> float:
     """Return the CPU seconds of one call: the least of some; cleaning up behind it is not counted."""
     found, until = list[float](), time.perf_counter() + SECONDS
-    while len(found) < 2 or time.perf_counter() < until:  # noqa: PLR2004
+    while len(found) < MIN_RUNS or time.perf_counter() < until:
         started = time.process_time()
         work()
         found.append(time.process_time() - started)

@@ -10,13 +10,13 @@ import contextlib
 import io
 import itertools
 import os
-import shutil
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import formatdate
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import IO, Any
@@ -208,7 +208,7 @@ class _Connection(BaseHTTPRequestHandler):
         self.send_response_only(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
-        if status != 204:  # noqa: PLR2004
+        if status != HTTPStatus.NO_CONTENT:
             self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if self.command != "HEAD":
@@ -229,7 +229,7 @@ def serve(folder: Path, delay_seconds: float, log: Path) -> None:
         threading.Thread(target=store.serve_forever, daemon=True).start()
         sys.stdout.write(f"{store.server_address[1]}\n")
         sys.stdout.flush()
-        shutil.copyfileobj(sys.stdin, open(os.devnull, "w"))  # noqa: SIM115, PTH123
+        sys.stdin.read()
         store.shutdown()
 
 

@@ -17,11 +17,10 @@ from engine.data.sink import GROUP_BYTES
 from engine.data.source import READ_BUFFER_BYTES
 from engine.data.storage.places import is_local
 from engine.errors import PlanError
-from engine.model.devices import shows_gpu
 from engine.model.infer import infer_tensor
 from engine.model.tensor import TensorSpec
 from engine.preparing.forecast import Forecast, forecast
-from engine.preparing.prepare import Job, encoding_rules, prepare
+from engine.preparing.prepare import Job, encoding_rules, expects_gpu, prepare
 from engine.preparing.resuming import find_done
 from engine.run.plan import part_name
 from engine.run.pool import PoolSize
@@ -245,6 +244,5 @@ def _holding_at_once(config: JobConfig) -> int:
 
     No node is known here: an actor of a large model may be given more CPUs than the one that is assumed.
     """
-    has_gpu = shows_gpu() if config.gpus_per_actor is None else config.gpus_per_actor > 0
     share = PoolSize(1, 1, 1.0 if config.cpus_per_actor is None else config.cpus_per_actor, 0.0)
-    return SHARDS_PER_WORKER if has_gpu else min(SHARDS_PER_WORKER, share.threads)
+    return SHARDS_PER_WORKER if expects_gpu(config) else min(SHARDS_PER_WORKER, share.threads)

@@ -4,6 +4,7 @@ Imports neither TensorFlow nor Ray: what is measured runs in processes of its ow
 `write_results`.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -24,12 +25,13 @@ from engine.preparing.prepare import Job, prepare
 from engine.preparing.resuming import claim_output
 from engine.run.freezing import ScoredModel, scored_model
 from engine.run.interrupt import interruptible
+from engine.run.memory import free_bytes
 from engine.run.tuning.bench import Bench, Work
 from engine.run.tuning.candidates import default_layout, list_layouts, list_variants
 from engine.run.tuning.choice import Tuning, best_plain
 from engine.run.tuning.crew import Crew
 from engine.run.tuning.job_file import job_file
-from engine.run.tuning.memory import find_machine, free_bytes
+from engine.run.tuning.machine import find_machine
 from engine.run.tuning.sample import Sample, choose_rows, read_sample
 from engine.run.tuning.search import Bounds, Search
 from engine.run.tuning.settings import Failure, Layout, Machine, Measurement
@@ -84,7 +86,7 @@ def _tune(config: JobConfig, options: TuneConfig, notice: Notice, scratch: str, 
         started, stop, window * STEP_WINDOWS, auto_rows, max(auto_rows, sample.num_rows), is_fixed, free_bytes()
     )
     search = Search(layouts, variants, bounds)
-    with Workshop(work, window, auto_rows, config.allow_cpu) as shop:
+    with contextlib.closing(Workshop(work, window, auto_rows, config.allow_cpu)) as shop:
         while (step := search.next(time.monotonic())) is not None:
             outcome = shop.measure(step)
             search.take(outcome)
@@ -143,7 +145,7 @@ def _model(job: Job, stop: float, notice: Notice) -> ScoredModel:
         return model
     notice("freezing the model")
     slim = dataclasses.replace(job.model, known=dataclasses.replace(job.model.known, meta=None))
-    with Crew([{}]) as crew:
+    with contextlib.closing(Crew([{}])) as crew:
         model = crew.first(stop, Bench.freeze, slim, job.config.model)
     for note in model.notes:
         notice(f"frozen {place_of(job.config.model)}: {note}")

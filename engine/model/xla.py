@@ -16,6 +16,7 @@ from engine.model.closure import split_tensor
 # TensorFlow takes neighbours that are marked together into clusters, whatever the level of its global switch, which for
 # CPUs only an environment variable turns on (2.21).
 MARK = "_XlaCompile"
+MAX_SHOWN = 6
 
 
 def _names(text: str) -> frozenset[str]:
@@ -123,4 +124,4 @@ def _in_order(nodes: dict[str, Any]) -> list[str]:
 
 def _some(nodes: Sequence[Any]) -> str:
     operations = sorted({node.op for node in nodes} - {"Const", "Placeholder"})
-    return ", ".join(operations[:6]) + ", ..." * (len(operations) > 6)  # noqa: PLR2004
+    return ", ".join(operations[:MAX_SHOWN]) + ", ..." * (len(operations) > MAX_SHOWN)

@@ -6,7 +6,6 @@ failure crosses as a value of ours with its cause. Start at `ScoringActor`.
 
 import gc
 import os
-import resource
 import socket
 import time
 import traceback
@@ -34,6 +33,7 @@ from engine.errors import (
 from engine.model.devices import Device
 from engine.model.session import ModelSession, SessionOptions, load_session
 from engine.run.attempt import Attempt
+from engine.run.memory import peak_bytes
 from engine.run.plan import Shard
 from engine.run.shard import Scorer
 from engine.run.spec import ScoringSpec, ShardResult
@@ -136,7 +136,7 @@ class ScoringActor:
                 threads=options.threads,
                 schema=self._scorer.schema,
                 seconds=time.perf_counter() - started,
-                peak_bytes=_peak_bytes(),
+                peak_bytes=peak_bytes(),
             )
         except ConfigError as error:
             return ConfigError(f"node {socket.gethostname()}: {error}")
@@ -205,7 +205,3 @@ def check_node(spec: ScoringSpec) -> None:
 def _unforeseen(where: str, error: Exception) -> EngineError:
     trace = "".join(traceback.format_exception(error))
     return JobFailedError(f"{where}: {type(error).__name__}: {error}\n{trace}")
-
-
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,7 +1,7 @@
-"""The first rows of a shard scored once more by the graph as it is, and what that differs from.
+"""Rows that were scored in two ways, side by side.
 
-Where a graph is computed in fewer bits or compiled with XLA, one shard of a run tells how far its values drift. Start
-at `compare_with_plain`.
+Where a graph is computed in fewer bits or compiled with XLA, the first rows of one shard of a run are scored once more
+by the graph as it is, to tell how far values drift. Start at `compare_with_plain`; `compare` is pure.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from engine.data.assembly import ScoredRows
 from engine.data.binding import FeedBinding
 from engine.data.faults import Array, Faults
-from engine.data.feeding.conversion import FedRows, convert_rows
+from engine.data.feeding.conversion import convert_rows
 from engine.data.output import OutputColumn
 from engine.data.source import Slice
 from engine.run.batches import Call, score_batch
@@ -46,36 +46,30 @@ def compare_with_plain(
     fed = next((groups[0] for groups in (convert_rows(feeds, read.table)[0] for read in slices) if groups), None)
     if fed is None:
         return {}
-    reference, values = list[list[Array]](), list[list[Array]]()
+    reference, values = list[ScoredRows](), list[ScoredRows]()
     for start in range(0, min(len(fed.rows), MAX_ROWS), step):
         span = range(start, min(start + step, len(fed.rows)))
-        pair = [_score(call, fed, span) for call in calls]
+        for call, kept in zip(calls, (reference, values), strict=True):
+            kept.extend(score_batch(call, fed, span, Faults(int(fed.rows[-1]) + 1)))
         mark()
-        if any(each is None for each in pair):
-            continue
-        plain, other = (each for each in pair if each is not None)
-        _, at, place = np.intersect1d(plain.rows, other.rows, assume_unique=True, return_indices=True)
-        both = [array[at] for array in plain.arrays], [array[place] for array in other.arrays]
-        shapes = [[array.shape[1:] for array in arrays] for arrays in (*both, *reference[:1])]
-        if all(each == shapes[0] for each in shapes):
-            reference.append(both[0])
-            values.append(both[1])
-    if not reference:
-        return {}
-    columns = [np.concatenate(arrays) for arrays in zip(*reference, strict=True)]
-    others = [np.concatenate(arrays) for arrays in zip(*values, strict=True)]
-    pairs = zip(outputs, columns, others, strict=True)
-    return {output.column: measure_drift(plain, other) for output, plain, other in pairs if is_float(plain)}
+    return compare(reference, values, [output.column for output in outputs])
 
 
-def _score(call: Call, fed: FedRows, span: range) -> ScoredRows | None:
-    """Score a batch, and put its pieces together where rows of it were refused; None if that cannot be."""
-    scored = score_batch(call, fed, span, Faults(int(fed.rows[-1]) + 1))
-    if not scored or any(_shapes(each) != _shapes(scored[0]) for each in scored):
-        return None
-    arrays = zip(*(each.arrays for each in scored), strict=True)
-    return ScoredRows(np.concatenate([each.rows for each in scored]), [np.concatenate(pieces) for pieces in arrays])
+def compare(reference: Sequence[ScoredRows], values: Sequence[ScoredRows], columns: Sequence[str]) -> dict[str, Drift]:
+    """Compare what was scored twice, by output column of floats; rows that only one of both has are left out."""
+    found = {}
+    for i, column in enumerate(columns):
+        (old_rows, old), (new_rows, new) = _joined(reference, i), _joined(values, i)
+        _, at_old, at_new = np.intersect1d(old_rows, new_rows, assume_unique=True, return_indices=True)
+        if len(at_old) and old.shape[1:] == new.shape[1:]:
+            found[column] = measure_drift(old[at_old], new[at_new])
+    return found
 
 
-def _shapes(scored: ScoredRows) -> list[tuple[int, ...]]:
-    return [array.shape[1:] for array in scored.arrays]
+def _joined(scored: Sequence[ScoredRows], position: int) -> tuple[Array, Array]:
+    """Return the floats of one fetch, with the rows that they are of; of one shape, that of the first."""
+    arrays = [(each.rows, each.arrays[position]) for each in scored if is_float(each.arrays[position])]
+    alike = [(rows, array) for rows, array in arrays if array.shape[1:] == arrays[0][1].shape[1:]]
+    if not alike:
+        return np.empty(0, np.int64), np.empty(0)
+    return np.concatenate([rows for rows, _ in alike]), np.concatenate([a.astype(np.float64) for _, a in alike])

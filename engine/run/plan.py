@@ -94,8 +94,8 @@ def part_name(shard: Shard, num_shards: int, generation: int = 0) -> str:
 def resolve_shard_bytes(shard_size: int | str, total_bytes: int, group_bytes: int = 0) -> int:
     """Return the bytes per shard; `auto` is a 512th of the input, from 16 to 256 MiB.
 
-    It is no smaller than `group_bytes`, what a row group of the first file takes with its share of the footer: ranges
-    of a file that are smaller would be empty, for a row group is read whole.
+    It is no smaller than `group_bytes`, what a row group takes with its share of the footer: ranges of a file that are
+    smaller would be empty, for a row group is read whole.
     """
     if isinstance(shard_size, int):
         return shard_size

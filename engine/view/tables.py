@@ -144,7 +144,7 @@ def print_preview(preview: "Preview", stream: TextIO) -> None:
 
 
 def _memory_text(memory: "DataInFlight") -> str:
-    exact = "exact" if memory.is_exact else "by the first footer, which may understate columns of varying width"
+    bound = "at most" if memory.is_exact else "by the first footer, which may understate columns of varying width"
     terms = {
         "fetched": memory.fetched_bytes,
         "slice": memory.slice_bytes,
@@ -154,7 +154,7 @@ def _memory_text(memory: "DataInFlight") -> str:
         "part": memory.part_bytes,
     }
     text = " + ".join(f"{name} {bytes_text(size)}" for name, size in terms.items() if size or name != "fetched")
-    total = f"{bytes_text(memory.total_bytes)} an actor, {exact}"
+    total = f"{bytes_text(memory.total_bytes)} an actor, {bound}"
     holding = f"{memory.holding_at_once} of {memory.shards_at_once} shards x ({text})"
     return f"{total}: {holding} + {bytes_text(memory.retained_bytes)} that allocators retain, and the fetches' columns"
 

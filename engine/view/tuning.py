@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 COLUMNS = ("actors x threads", "batch", "rows/s", "of the limit", "peak memory", "load", "first call")
 NUMBERS = ("precision", "XLA", *COLUMNS[1:], "max diff", "99.9 %", "max rel.", "99.9 %", "argmax changed")
 WIDE = 10_000
+# Rates from here on are told in whole rows.
+WHOLE = 100
 
 
 def print_tuning(tuning: "Tuning", paths: Sequence[Path], stream: TextIO) -> None:
@@ -88,7 +90,7 @@ def _drift(measured: "Measurement") -> tuple[str, ...]:
 
 def rate_text(rate: float) -> str:
     """Write rows per second: whole ones, or three digits of few."""
-    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"  # noqa: PLR2004
+    return f"{rate:,.0f}" if rate >= WHOLE else f"{rate:.3g}"
 
 
 def _verdicts(tuning: "Tuning", paths: Sequence[Path]) -> list[tuple[str, str]]:

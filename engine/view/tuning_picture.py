@@ -28,6 +28,7 @@ STYLE: dict[Any, Any] = {
 }
 SIZE_INCHES = (11.0, 4.4)
 HEADROOM = 1.08
+MAX_UPRIGHT = 6
 
 
 def draw_tuning(tuning: "Tuning") -> str:
@@ -65,7 +66,7 @@ def _draw_batches(axes: Any, tuning: "Tuning") -> None:
               linestyle="none", label="best")  # fmt: skip
     sizes = sorted({each.batch_rows for mine in lines.values() for each in mine})
     axes.set_xscale("log", base=2)
-    axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45 if len(sizes) > 6 else 0)  # noqa: PLR2004
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45 if len(sizes) > MAX_UPRIGHT else 0)
     axes.minorticks_off()
     axes.set_ylim(0, HEADROOM * max(limit or 0.0, *(each.rows_per_second for mine in lines.values() for each in mine)))
     axes.yaxis.set_major_formatter(lambda value, _: rate_label(value))

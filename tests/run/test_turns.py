@@ -115,3 +115,38 @@ def test_a_turn_comes_back_from_one_that_fails(gives_up: bool) -> None:
             fail()
     with turns.taken(Attempt(), pytest.fail):
         pass
+
+
+def test_one_that_gets_nowhere_holds_up_nobody_and_gives_no_turn_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.run.turns.PATIENCE_SECONDS", 0.05)
+    turns, hung, other = Turns(1), Attempt(), Attempt()
+    with turns.taken(hung, pytest.fail):
+        with turns.taken(other, nothing), turns.given_up(other, "read"):
+            pass
+        assert other.seconds["wait"] >= 0.05
+        late = Attempt()
+        with turns.taken(late, nothing):  # no turn came free by the one that had none
+            assert late.seconds["wait"] >= 0.05
+    with turns.taken(Attempt(), pytest.fail):
+        waited = []
+        with turns.taken(Attempt(), lambda: waited.append("one turn")):
+            assert waited == ["one turn"]
+
+
+def test_one_that_gets_somewhere_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.run.turns.PATIENCE_SECONDS", 0.05)
+    turns, slow, waiting, inside = Turns(1), Attempt(), Attempt(), []
+
+    def work() -> None:
+        with turns.taken(waiting, nothing):
+            inside.append(slow.progress.marks)
+
+    with turns.taken(slow, pytest.fail):
+        (thread,) = in_threads(1, work)
+        until(lambda: waiting.is_waiting)
+        for _ in range(20):
+            time.sleep(0.01)
+            slow.mark("batch")
+            assert not inside
+    thread.join(DEADLINE)
+    assert inside == [20]

@@ -171,7 +171,7 @@ def test_a_preview() -> None:
         "prediction:0 -> score",
         "id (int64)",
         "name (string)",
-        "101.0 MiB an actor, exact: 1 of 3 shards x (slice 8.0 MiB + decoding 9.0 MiB + converted 0 B + "
+        "101.0 MiB an actor, at most: 1 of 3 shards x (slice 8.0 MiB + decoding 9.0 MiB + converted 0 B + "
         "batch 1.0 MiB + part 512.0 KiB) + 82.5 MiB that allocators retain, and the fetches' columns",
         "/o/",
         *PREVIEW.parts,
@@ -183,9 +183,9 @@ def test_a_preview_of_a_job_that_would_be_refused() -> None:
     assert "would be refused: batch_size 8 -> 16" in preview_text(refusal="batch_size 8 -> 16")
 
 
-def test_a_preview_of_columns_of_varying_width_is_not_called_exact() -> None:
+def test_a_preview_of_columns_of_varying_width_is_not_called_a_bound() -> None:
     text = preview_text(memory=replace(PREVIEW.memory, is_exact=False))
-    assert "exact" not in text
+    assert "at most:" not in text
     assert "by the first footer" in text
 
 

@@ -6,9 +6,9 @@ draft lies beside it; elsewhere it is a nameless local file, uploaded when it is
 
 import abc
 import hashlib
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO
 
 import pyarrow as pa
 
@@ -33,7 +33,7 @@ class PublishedPart:
 class Draft(abc.ABC):
     """A file being written; nothing of it is seen until `publish`."""
 
-    file: IO[bytes]
+    file: io.BufferedRandom
     """Where its bytes go."""
 
     @abc.abstractmethod
@@ -115,13 +115,13 @@ class OutputFolder(abc.ABC):
             return hash_stream(file)
 
 
-def hash_stream(file: pa.NativeFile | IO[bytes]) -> PublishedPart:
+def hash_stream(file: pa.NativeFile | io.BufferedIOBase) -> PublishedPart:
     """Return size and sha-256 of what is left of a local file."""
-    digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]
+    digest = hashlib.file_digest(file, "sha256")
     return PublishedPart(file.tell(), digest.hexdigest())
 
 
-def hash_file(file: IO[bytes]) -> PublishedPart:
+def hash_file(file: io.BufferedIOBase) -> PublishedPart:
     """Return size and sha-256 of an open file, which is left at its end."""
     file.seek(0)
     return hash_stream(file)

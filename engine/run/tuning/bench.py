@@ -4,6 +4,7 @@ Knows neither Ray nor the search. Each method runs in a child (`engine.run.tunin
 are fixed by a process's first session, and peak memory is the process's. Start at `Bench`.
 """
 
+import gc
 import itertools
 import pickle
 import threading
@@ -29,14 +30,14 @@ from engine.model.known import BoundModel
 from engine.model.session import SessionOptions, load_session
 from engine.run.attempt import Attempt
 from engine.run.batches import BatchCaller, score_batch
+from engine.run.comparison import compare
 from engine.run.freezing import ScoredModel, freeze_here
+from engine.run.memory import peak_bytes
 from engine.run.numeric_drift import Drift
 from engine.run.plan import Shard
 from engine.run.scheduling.fleet import SHARDS_PER_WORKER
 from engine.run.shard import Scorer
 from engine.run.spec import ScoringSpec
-from engine.run.tuning.comparing import compare
-from engine.run.tuning.memory import peak_bytes
 from engine.run.tuning.sample import Sample, take_turns
 from engine.run.tuning.settings import RowCosts
 from engine.run.tuning.windows import Span, rows_within
@@ -130,6 +131,7 @@ class Bench:
         self._feeds = [
             bind_feed(sources[each.name], each, spec.rules.fills, spec.rules.unbatched) for each in self._session.inputs
         ]
+        gc.freeze()  # as an actor does
         return time.perf_counter() - started
 
     def warm(self, batch_rows: int) -> Warm:

@@ -14,8 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Pipe, wait
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import IO, Any, Concatenate, ParamSpec, TypeVar
 
 import engine
 from engine.errors import EngineError, WorkerLostError
@@ -43,16 +42,6 @@ class Crew:
             undo.callback(self.close)
             self._members.extend(_Member(each) for each in environments)
             undo.pop_all()
-
-    def __enter__(self) -> Self:
-        """Give the crew."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End all processes at once."""
-        self.close()
 
     def close(self) -> None:
         """End all processes at once."""
@@ -90,13 +79,14 @@ class Crew:
             member.tell((call, given))
         answers: dict[int, R] = {}
         while len(answers) < len(members):
-            waiting = {each.connection: i for i, each in enumerate(members) if i not in answers}
-            ready = wait(list(waiting), max(0.0, deadline - time.monotonic()))
+            waiting = [(i, each) for i, each in enumerate(members) if i not in answers]
+            ready = wait([each.connection for _, each in waiting], max(0.0, deadline - time.monotonic()))
             if not ready:
                 raise OutOfTimeError("it was not done within the time that was left")
-            for connection in ready:
-                i = waiting[connection]  # type: ignore[index]
-                answer = members[i].hear()
+            for i, member in waiting:
+                if member.connection not in ready:
+                    continue
+                answer = member.hear()
                 if isinstance(answer, EngineError):
                     raise answer
                 answers[i] = answer

@@ -4,8 +4,6 @@ Start at `Workshop.measure`.
 """
 
 import os
-from types import TracebackType
-from typing import Self
 
 from engine.errors import DataError, EngineError, JobInterrupted, Mistake
 from engine.model.session import SessionOptions
@@ -48,16 +46,6 @@ class Workshop:
         self.bad_share = 0.0
         """Largest share of rows that went to quarantine."""
         self._has_measured = False
-
-    def __enter__(self) -> Self:
-        """Give the workshop."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End all processes at once."""
-        self.close()
 
     def close(self) -> None:
         """End all processes at once."""

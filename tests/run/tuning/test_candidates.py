@@ -1,3 +1,5 @@
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,12 +71,12 @@ def test_no_size_is_above_the_sample_but_for_the_jobs_own() -> None:
 
 
 @given(st.integers(1, 5000), st.integers(1, 2**20), st.randoms(use_true_random=False))
-def test_a_sweep_ends_within_its_bounds(auto_rows: int, max_rows: int, chance: object) -> None:
+def test_a_sweep_ends_within_its_bounds(auto_rows: int, max_rows: int, chance: random.Random) -> None:
     seen: dict[int, float | None] = {}
     while (batch_rows := next_batch(seen, auto_rows, max_rows)) is not None:
         assert batch_rows not in seen
         assert batch_rows == auto_rows or auto_rows / 16 <= batch_rows <= min(auto_rows * 16, 16_384)
-        seen[batch_rows] = chance.choice([None, chance.random()])  # type: ignore[attr-defined]
+        seen[batch_rows] = chance.choice([None, chance.random()])
     assert auto_rows in seen
 
 

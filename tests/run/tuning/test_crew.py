@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import subprocess
@@ -27,7 +28,7 @@ def is_there(pid: int) -> bool:
 
 @pytest.fixture
 def crew() -> Iterator[Crew]:
-    with Crew([PATH, {**PATH, "CUDA_VISIBLE_DEVICES": "3"}]) as made:
+    with contextlib.closing(Crew([PATH, {**PATH, "CUDA_VISIBLE_DEVICES": "3"}])) as made:
         yield made
 
 
@@ -66,7 +67,7 @@ def test_a_signal_is_told_by_its_name(crew: Crew) -> None:
 
 
 def test_who_does_not_answer_is_not_waited_for() -> None:
-    with Crew([PATH]) as crew:
+    with contextlib.closing(Crew([PATH])) as crew:
         _, pid = crew.first(soon(), bench_calls.echo, 0)
         started = time.monotonic()
         with pytest.raises(OutOfTimeError, match="not done within the time"):

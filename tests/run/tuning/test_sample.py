@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from engine.data.listing import list_inputs
 from engine.data.pieces import Piece
 from engine.data.source import Selection
-from engine.run.tuning.memory import count_cores, count_gpus, find_machine, free_bytes, peak_bytes
+from engine.run.memory import free_bytes, peak_bytes
+from engine.run.tuning.machine import count_cores, count_gpus, find_machine
 from engine.run.tuning.sample import MAX_ROWS, Sample, choose_rows, read_sample, take_turns
 
 
