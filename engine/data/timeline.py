@@ -1,0 +1,102 @@
+"""What happened when, and on which actor: the rows of `_icefloe/timeline.parquet`, one for each span of time.
+
+Runs of one job are kept one after another, so that a report tells of those that were cut off, too. Times of a run count
+from its beginning. Start at `Span`.
+"""
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from engine.data.arrow_errors import reading
+from engine.data.manifest import read_small
+from engine.data.storage.folder import JOB_FOLDER, OutputFolder
+from engine.errors import DataError
+
+TIMELINE = f"{JOB_FOLDER}/timeline.parquet"
+RUN, LOAD, READY, ATTEMPT = "run", "load", "ready", "attempt"
+OK, FAILED, LOST, CANCELLED, INTERRUPTED, RUNNING = "done", "failed", "lost", "cancelled", "interrupted", "running"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A span of time: of a run, of an actor that loads or is ready, or of an attempt at a shard."""
+
+    plan_id: str
+    """Plan that was run."""
+    run: float
+    """When the run began, in seconds since 1970; the same for all spans of a run."""
+    kind: str
+    """run; load (from asked for to loaded); ready (from loaded to given back); or attempt (at a shard)."""
+    start_seconds: float
+    """When it began, from the beginning of the run."""
+    stop_seconds: float
+    """When it ended; as of the moment of writing where it goes on."""
+    outcome: str
+    """done, failed, lost (with its actor), cancelled (another attempt was first), interrupted, or running."""
+    worker_id: int = -1
+    """The actor's number in this run; -1 for a run."""
+    node: str = ""
+    """The actor's host name, or its node's id as far as that is known."""
+    shard_id: int = -1
+    """The shard of an attempt; else -1."""
+    attempt: int = 0
+    """How many attempts the shard has had with this one; 0 for what is no attempt."""
+    is_backup: bool = False
+    """Whether the attempt is the second one of a straggler, beside its first."""
+    message: str = ""
+    """Why it failed or was lost."""
+    rows: int = 0
+    """Rows that a done attempt wrote; for a run, its rows."""
+    rows_quarantined: int = 0
+    """Rows that a done attempt set aside."""
+    bytes: int = 0
+    """Input bytes of the attempt's shard."""
+    read_seconds: float = 0.0
+    """Seconds of a done attempt spent reading. Phases lie anywhere in the attempt, in turns."""
+    wait_seconds: float = 0.0
+    """Seconds waiting for its turn at the CPU."""
+    bind_seconds: float = 0.0
+    """Seconds converting columns."""
+    session_seconds: float = 0.0
+    """Seconds inside the session."""
+    write_seconds: float = 0.0
+    """Seconds encoding and writing."""
+
+
+_TYPES = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
+TIMELINE_SCHEMA = pa.schema([(each.name, _TYPES[each.type]) for each in fields(Span)])  # type: ignore[index]
+
+
+def read_timeline(folder: OutputFolder, plan_ids: Iterable[str] | None = None) -> list[Span]:
+    """Return the spans of an output folder, of the plans `plan_ids` or of all; none where nothing was kept.
+
+    Raises:
+        DataError, StorageError: if the file is damaged or cannot be read.
+    """
+    data = folder.read(TIMELINE)
+    if data is None:
+        return []
+    place = folder.place_of(TIMELINE)
+    with reading(place):
+        table = read_small(pa.BufferReader(data))
+    if not table.schema.equals(TIMELINE_SCHEMA):
+        raise DataError(f"{place} is no timeline; expected {', '.join(TIMELINE_SCHEMA.names)}")
+    wanted = None if plan_ids is None else set(plan_ids)
+    spans = (Span(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True))
+    return [span for span in spans if wanted is None or span.plan_id in wanted]
+
+
+def write_timeline(folder: OutputFolder, spans: Sequence[Span]) -> None:
+    """Replace the timeline of an output folder.
+
+    Raises:
+        StorageError: if it cannot be written.
+    """
+    columns = [pa.array([getattr(span, each.name) for span in spans], each.type) for each in TIMELINE_SCHEMA]
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns, schema=TIMELINE_SCHEMA), sink)
+    folder.write(TIMELINE, sink.getvalue())
