@@ -19,6 +19,7 @@ from engine.model.devices import Device
 from engine.run.actor import LoadReport, ScoringActor
 from engine.run.cluster import ActorPool, Cluster
 from engine.run.driver import RunRules, run_shards
+from engine.run.logbook import Logbook
 from engine.run.outcome import Watcher
 from engine.run.plan import Shard, part_name
 from engine.run.pool import PoolSize
@@ -46,8 +47,9 @@ def measure(num_actors: int, num_shards: int) -> dict[str, float]:
     begun: list[tuple[float, float]] = []
     notices: list[str] = []
     watcher = Watcher(
-        lambda _: begun.append((time.process_time(), time.perf_counter())), lambda _: None, notices.append, lambda: None
-    )
+        lambda _: begun.append((time.process_time(), time.perf_counter())), lambda _: None, notices.append,
+        lambda: None, Logbook("0" * 32, time.time(), time.monotonic()),
+    )  # fmt: skip
     size = PoolSize(num_actors, num_actors, CPU_SHARE, 0.0)
     actors = ActorPool(None, b"", size, allow_cpu=True, actor_class=EmptyActor)
     shards = [Shard(i, "", ()) for i in range(num_shards)]

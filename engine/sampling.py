@@ -29,11 +29,11 @@ from engine.data.source import read_slices
 from engine.data.storage.places import is_local, local_path
 from engine.data.storage.reading import FileState, Storage, storage_of
 from engine.errors import DataError, EngineError, GraphError
-from engine.job import scoring_spec
 from engine.model.session import SessionOptions, load_session
 from engine.preparing.generations import Target
 from engine.preparing.inputs import Listed, choose_inputs
 from engine.preparing.prepare import Job, bind_feeds, bind_job_model
+from engine.preparing.scoring import scoring_spec
 from engine.run.freezing import ScoredModel, freeze_here, scored_model
 from engine.run.part_checks import ODD_BYTES, pair_pieces, quarantined_rows, read_manifest
 from engine.run.plan import Cut, Plan

@@ -19,10 +19,10 @@ from engine.data.ledger import Ledger
 from engine.data.row_groups import read_row_groups
 from engine.data.storage.places import is_local, place_of, without_secrets
 from engine.errors import ConfigError, DataError, JobFailedError, JobInterrupted
-from engine.job import scoring_spec
 from engine.preparing.call import settle_paths
 from engine.preparing.prepare import Job, prepare
 from engine.preparing.resuming import claim_output
+from engine.preparing.scoring import scoring_spec
 from engine.run.freezing import ScoredModel, scored_model
 from engine.run.interrupt import interruptible
 from engine.run.memory import free_bytes

@@ -5,6 +5,7 @@ from jobs.describe import describe
 from jobs.freeze import freeze
 from jobs.plan import plan
 from jobs.score import score
+from jobs.status import status
 from jobs.tune import tune
 from jobs.verify import verify
 
@@ -14,6 +15,7 @@ app.command(with_job_options(plan))
 app.command(describe)
 app.command(with_freeze_options(freeze))
 app.command(verify)
+app.command(status)
 app.command(with_tune_options(tune))
 
 

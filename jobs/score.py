@@ -16,6 +16,7 @@ def score(
     *,
     json: Annotated[bool, Parameter(help="Print the summary as JSON.", negative="", show_default=False)] = False,
     quiet: Annotated[bool, Parameter(help="Show no progress.", negative="", show_default=False)] = False,
+    verbose: Annotated[bool, Parameter(help="Show each actor, too.", negative="", show_default=False)] = False,
 ) -> None:
     """Score every row of the input, once; the same command again scores only what is missing."""
     import engine.job
@@ -24,7 +25,7 @@ def score(
 
     with open(os.devnull, "w") as unwanted, contextlib.redirect_stdout(unwanted):
         # Ray prints there what it has to say of nodes that die, and results are all that belongs there.
-        summary = engine.job.score(config, make_progress(sys.stderr, quiet))
+        summary = engine.job.score(config, make_progress(sys.stderr, quiet, verbose))
     if json:
         print_json(summary.to_json())
     else:

@@ -19,14 +19,17 @@ from engine.data.arrow_errors import reading
 from engine.data.manifest import MANIFEST_SCHEMA, ManifestRow, parse_manifest, read_small
 from engine.data.parts import is_temporary, part_generation, remove_others, remove_parts
 from engine.data.pieces import InputFile
+from engine.data.status import STATUS
 from engine.data.storage.folder import JOB_FOLDER, OutputFolder
 from engine.data.storage.opening import open_folder
+from engine.data.timeline import TIMELINE
 from engine.errors import DataError, EngineError, JobFailedError, PlanError, StorageError
 
 SUCCESS = "_SUCCESS"
 LOCK = f"{JOB_FOLDER}/lock"
 INPUTS, SCHEMA = f"{JOB_FOLDER}/inputs.parquet", f"{JOB_FOLDER}/schema.arrow"
 MANIFEST, SUMMARY = f"{JOB_FOLDER}/manifest.parquet", f"{JOB_FOLDER}/summary.json"
+REPORT = f"{JOB_FOLDER}/report.html"
 PLAN_KEYS: dict[str, type] = {"plan_id": str, "settings": dict, "num_shards": int}
 PLAN = re.compile(r"plan-(\d{4,})\.json")
 INPUT_SCHEMA = pa.schema(
@@ -160,7 +163,7 @@ class Ledger:
         for name in later:  # its late actors, too, find their plan gone
             self.folder.remove(name)
         names = self.find_files()
-        for name in (SUCCESS, INPUTS, SCHEMA, MANIFEST, SUMMARY):
+        for name in (SUCCESS, INPUTS, SCHEMA, MANIFEST, SUMMARY, STATUS, TIMELINE, REPORT):
             if name in names:
                 self.folder.remove(name)
         remove_parts(self.folder, names, plan_ids)

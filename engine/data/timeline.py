@@ -5,7 +5,7 @@ from its beginning. Start at `Span`.
 """
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import pyarrow as pa
@@ -71,32 +71,39 @@ _TYPES = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_
 TIMELINE_SCHEMA = pa.schema([(each.name, _TYPES[each.type]) for each in fields(Span)])  # type: ignore[index]
 
 
-def read_timeline(folder: OutputFolder, plan_ids: Iterable[str] | None = None) -> list[Span]:
-    """Return the spans of an output folder, of the plans `plan_ids` or of all; none where nothing was kept.
+def read_timeline_table(folder: OutputFolder) -> pa.Table | None:
+    """Return the timeline of an output folder; None where there is none, or none that this engine can read.
 
     Raises:
-        DataError, StorageError: if the file is damaged or cannot be read.
+        StorageError: if it cannot be read for now.
     """
     data = folder.read(TIMELINE)
     if data is None:
+        return None
+    try:
+        with reading(folder.place_of(TIMELINE)):
+            table = read_small(pa.BufferReader(data))
+    except DataError:
+        return None
+    return table if table.schema.equals(TIMELINE_SCHEMA) else None
+
+
+def read_timeline(folder: OutputFolder) -> list[Span]:
+    """Return the spans of an output folder, one run after another; none where nothing was kept."""
+    table = read_timeline_table(folder)
+    if table is None:
         return []
-    place = folder.place_of(TIMELINE)
-    with reading(place):
-        table = read_small(pa.BufferReader(data))
-    if not table.schema.equals(TIMELINE_SCHEMA):
-        raise DataError(f"{place} is no timeline; expected {', '.join(TIMELINE_SCHEMA.names)}")
-    wanted = None if plan_ids is None else set(plan_ids)
-    spans = (Span(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True))
-    return [span for span in spans if wanted is None or span.plan_id in wanted]
+    return [Span(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
 
 
-def write_timeline(folder: OutputFolder, spans: Sequence[Span]) -> None:
-    """Replace the timeline of an output folder.
+def write_timeline(folder: OutputFolder, spans: Sequence[Span], earlier: pa.Table | None = None) -> None:
+    """Replace the timeline of an output folder: that of `earlier` runs, and the spans of this one.
 
     Raises:
         StorageError: if it cannot be written.
     """
     columns = [pa.array([getattr(span, each.name) for span in spans], each.type) for each in TIMELINE_SCHEMA]
+    table = pa.table(columns, schema=TIMELINE_SCHEMA)
     sink = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=TIMELINE_SCHEMA), sink)
+    pq.write_table(table if earlier is None else pa.concat_tables([earlier, table]), sink)
     folder.write(TIMELINE, sink.getvalue())

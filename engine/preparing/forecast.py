@@ -98,15 +98,9 @@ def forecast(job: Job, ledger: Ledger, done: Collection[str], num_actors: int, r
 
 def _estimate_rows(job: Job) -> list[float]:
     """Return the rows of each shard as its bytes tell by the first footer; no more than the limit in all."""
-    metadata = job.inputs.metadata
-    groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
-    data_bytes = sum(group.column(i).total_compressed_size for group in groups for i in range(group.num_columns))
-    rows_per_byte = metadata.num_rows / (data_bytes + metadata.serialized_size)
-    if len(job.plan.files) == 1:
-        rows_per_byte = metadata.num_rows / max(1, job.plan.files[0].size_bytes)
     left, rows = float("inf") if job.config.limit is None else float(job.config.limit), []
     for shard in job.plan.shards:
-        rows.append(min(left, shard.num_bytes * rows_per_byte))
+        rows.append(min(left, shard.num_bytes * job.inputs.rows_per_byte))
         left -= rows[-1]
     return rows
 

@@ -55,6 +55,12 @@ class JobInputs:
     selection: Selection
     """What is read of every file."""
 
+    @property
+    def rows_per_byte(self) -> float:
+        """Rows that the first file has for each byte that it takes on disk; 0 where it is not among the files."""
+        size = next((file.size_bytes for file in self.files if file.path == self.first.path), 0)
+        return float(self.metadata.num_rows / size) if size else 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class Listed:

@@ -197,3 +197,8 @@ def _last_manifest(ledger: Ledger) -> list[ManifestRow]:
         return ledger.read_manifest()
     except DataError:
         return []
+
+
+def scored_sha256(job: Job, ledger: Ledger) -> str:
+    """Return the hash of the graph that the job's parts were scored with; empty where none were."""
+    return str((ledger.read_plan(job.plan.generation) or {}).get("scored_sha256", ""))

@@ -86,7 +86,10 @@ class ScoringActor:
         """Return how far it is, by shard; `LOADING` stands for the loading of the model."""
         attempts = list(self._attempts.items())
         turns = Progress(sum(each.progress.marks for _, each in attempts), WAITING)
-        found = {shard_id: turns if each.is_waiting else each.progress for shard_id, each in attempts}
+        found = {
+            shard_id: replace(turns, rows=each.rows_tried) if each.is_waiting else each.progress
+            for shard_id, each in attempts
+        }
         return {LOADING: self._loading} | found
 
     def cancel(self, shard_id: int) -> None:

@@ -32,6 +32,8 @@ class Attempt:
     """Rows left out by a condition."""
     rows: int = 0
     """Rows written."""
+    rows_tried: int = 0
+    """Rows given to the graph."""
     batches_split: int = 0
     """Batches that the graph refused as a whole."""
     odd_values: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -75,7 +77,7 @@ class Attempt:
         Raises:
             JobFailedError: if the attempt was cancelled.
         """
-        self.progress = Progress(self.progress.marks + 1, phase)
+        self.progress = Progress(self.progress.marks + 1, phase, self.rows_tried)
         if self.is_cancelled:
             raise JobFailedError("the attempt was cancelled: another actor has done the shard")
 

@@ -5,7 +5,7 @@ Every wait has a deadline. Start at `run_shards`.
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from engine.errors import ClusterError, EngineError, JobInterrupted
@@ -52,6 +52,8 @@ from engine.run.stalls import StallWatch
 # A signal is seen so late at most; a local Ray takes 1.4 s to end, and all together is to take 2.
 WAIT_SECONDS = 0.1
 NODES_SECONDS = 5.0
+# Actors are asked how far they are so often; an answer costs the driver 0.35 ms, so with many less often.
+PROGRESS_SECONDS, PROGRESS_SECONDS_PER_ACTOR = 1.0, 0.01
 # So many notices of a kind are told one by one.
 FEW = 4
 
@@ -90,7 +92,7 @@ class _Driver:
     def __init__(
         self, actors: ActorPool, shards: Sequence[Shard], size: PoolSize, rules: RunRules, watcher: Watcher
     ) -> None:
-        self._actors = actors
+        self._actors, self._logbook = actors, watcher.logbook
         self._shards = {shard.shard_id: shard for shard in shards}
         self._size = size
         self._watcher = watcher
@@ -102,7 +104,7 @@ class _Driver:
         self._ready_since: dict[int, float] = {}
         self._is_over = False
         self._first_assigned: float | None = None
-        self._started = self._next_tick = self._next_nodes = time.monotonic()
+        self._started = self._next_tick = self._next_nodes = self._next_progress = time.monotonic()
         self._places = PlaceWatch(size, self._started)
         self._told: Counter[str] = Counter()
         self.outcome = PoolRun()
@@ -123,16 +125,20 @@ class _Driver:
                     check_interrupts()
                 except JobInterrupted as error:
                     self._tell(Stop(error))
+        self._logbook.end(time.monotonic())
         for worker_id in list(self._ready_since):
             self._leave(worker_id)
         self.outcome.num_attempts, self.outcome.num_backups = self._scheduler.attempts, self._scheduler.backups
         self.outcome.actors_lost = self._scheduler.workers_lost
 
     def _tell(self, event: Event) -> None:
-        self._do(self._scheduler.handle(event, time.monotonic()))
+        now = time.monotonic()
+        self._logbook.hear(event, now)
+        self._do(self._scheduler.handle(event, now))
 
     def _do(self, actions: Sequence[Action]) -> None:
         for action in actions:
+            self._logbook.note(action, time.monotonic())
             match action:
                 case StartWorker(worker_id, avoid_nodes):
                     self._held.add(worker_id)
@@ -179,6 +185,7 @@ class _Driver:
         if answer.call == PROGRESS:
             self._asked_progress.discard(worker_id)
             self._stalls.hear(worker_id, answer.value, time.monotonic())
+            self._logbook.see(worker_id, answer.value)
             return None
         if answer.call == LOAD:
             self._stalls.end(worker_id, LOADING)
@@ -210,6 +217,7 @@ class _Driver:
             if refusal is not None:
                 return refusal
         refusal = self.outcome.accept(worker_id, report)
+        self._logbook.name(worker_id, report.node)
         if len(self.outcome.devices) > 1:
             self._scheduler.back_up_no_more()
         return refusal
@@ -221,6 +229,7 @@ class _Driver:
             if value.batches_halved:
                 self._scheduler.back_up_no_more()
             self.outcome.keep(worker_id, value, self._scheduler.attempts_of(shard_id))
+            self._logbook.keep(worker_id, value, time.monotonic())
             self.outcome.scoring_seconds = time.monotonic() - (self._first_assigned or self._started)
             refusal = refusal_of(self._watcher.on_result, value)
             if refusal is not None:
@@ -236,18 +245,24 @@ class _Driver:
         if now >= self._next_nodes:
             self._next_nodes = now + NODES_SECONDS
             self._actors.ask_nodes()
+        if now >= self._next_progress:
+            self._next_progress = now + max(PROGRESS_SECONDS, PROGRESS_SECONDS_PER_ACTOR * len(self._ready_since))
+            self._ask_progress(self._logbook.working)
         self._check_stalls(now)
         self._check_places(now)
 
     def _check_stalls(self, now: float) -> None:
         to_ask, stalled = self._stalls.check(now)
-        for worker_id in to_ask:
-            if worker_id not in self._asked_progress:
-                self._asked_progress.add(worker_id)
-                self._actors.ask_progress(worker_id)
+        self._ask_progress(to_ask)
         for worker_id, reason in stalled:
             self._notice_some("stalled", f"replacing an actor: {reason}")
             self._tell(WorkerStalled(worker_id, reason))
+
+    def _ask_progress(self, worker_ids: Iterable[int]) -> None:
+        for worker_id in worker_ids:
+            if worker_id not in self._asked_progress:
+                self._asked_progress.add(worker_id)
+                self._actors.ask_progress(worker_id)
 
     def _check_places(self, now: float) -> None:
         scheduler = self._scheduler

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from engine.errors import ClusterError, EngineError
 from engine.run.actor import LoadReport
+from engine.run.logbook import Logbook
 from engine.run.spec import ShardResult
 from engine.run.summary import add_phases, share_out
 
@@ -118,6 +119,8 @@ class Watcher:
     """Something that a person would want to know."""
     on_tick: Callable[[], None]
     """Called at least every half second."""
+    logbook: Logbook
+    """Told of all that happens."""
 
 
 Heard = TypeVar("Heard")

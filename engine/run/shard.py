@@ -226,6 +226,7 @@ class Scorer:
             batch = score_batch(self._call, fed, range(start, stop), faults)
             attempt.batches_split += stop - start > 1 and [len(each.rows) for each in batch] != [stop - start]
             scored += batch
+            attempt.rows_tried += stop - start
             attempt.mark("batch")
             if not self._is_proven and not scored:  # until one was, a row may fail for what all fail for
                 if start < trial <= stop or stop == num_rows:

@@ -24,6 +24,8 @@ class Progress:
     """Batches finished and phases ended so far."""
     phase: str
     """The phase that ended last."""
+    rows: int = 0
+    """Rows that it has given to the graph so far."""
 
 
 @dataclass(slots=True)

@@ -1,148 +1,145 @@
-"""Shows a person how far a job is: one line that moves on a terminal, a plain line every few seconds elsewhere.
+"""Shows a person how far a job is: lines that move on a terminal, a plain line every few seconds elsewhere.
 
-Writes to the stream that it is given and to nothing else. Start at `make_progress`.
+What is shown is a `RunStatus`, of a job that runs here or of one that is followed from another shell. Writes to the
+stream that it is given and to nothing else. Start at `make_progress`.
 """
 
 import time
 from typing import TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
-PLAIN_SECONDS = 5.0
+from engine.data.status import SCORING, RunStatus
+from engine.view.status import actor_texts, crew_text, pace_text, shards_text, share_text, state_text
+from engine.view.tables import seconds_text
+
+PLAIN_SECONDS, ACTOR_SECONDS = 5.0, 30.0
+REDRAWS_PER_SECOND = 5
+MAX_ACTOR_LINES = 40
+# Lines of a terminal that are not for actors.
+OTHER_LINES = 6
 
 
 class ProgressView:
     """What a job tells while it runs; this one shows nothing (--quiet, and calls from Python)."""
 
-    def start(self, num_shards: int, num_done: int) -> None:
-        """The plan is cut: so many shards, so many of them done by an earlier run."""
+    wants_actors = False
+    """Whether it shows each actor."""
 
-    def stage(self, text: str) -> None:
-        """What the job is at, until the first shard is done."""
-
-    def advance(self, rows: int) -> None:
-        """A shard of `rows` rows is done."""
-
-    def tick(self) -> None:
-        """Time has passed."""
+    def show(self, status: RunStatus) -> None:
+        """Show how far the job is, as of now."""
 
     def notice(self, text: str) -> None:
-        """Something that a person would want to know."""
+        """Show something that a person would want to know."""
 
-    def close(self) -> None:
-        """The job is over."""
+    def close(self, status: RunStatus) -> None:
+        """Show how the job has ended."""
 
 
 class PlainProgress(ProgressView):
-    """Writes a line at the start, at each stage, and every few seconds."""
+    """Writes a line for each stage, and one every few seconds."""
 
-    def __init__(self, stream: TextIO) -> None:
-        """Write to `stream`."""
-        self._stream = stream
-        self._num_shards = self._num_done = self._num_mine = self._rows = 0
-        self._since: float | None = None
+    def __init__(self, stream: TextIO, is_verbose: bool = False) -> None:
+        """Write to `stream`; with `is_verbose` a line for each actor now and then, too."""
+        self._stream, self.wants_actors = stream, is_verbose
         self._stage = ""
-        self._last_advance = 0.0
-        self._last_line = time.monotonic()
+        self._has_told_shards = False
+        self._last_line = self._last_actors = time.monotonic()
 
     def _line(self, text: str) -> None:
         self._stream.write(f"icefloe: {text}\n")
         self._stream.flush()
         self._last_line = time.monotonic()
 
-    def _begin(self, num_shards: int, num_done: int) -> None:
-        """Count anew: a call may score one generation after another."""
-        self._num_shards, self._num_done = num_shards, num_done
-        self._num_mine = self._rows = 0
-
-    def start(self, num_shards: int, num_done: int) -> None:
-        """Say how much there is to do."""
-        self._begin(num_shards, num_done)
-        shards = f"{num_shards} shard" + "s" * (num_shards != 1)
-        self._line(f"{shards}, {num_done} done by an earlier run" if num_done else shards)
-
-    def stage(self, text: str) -> None:
-        """Say what the job is at."""
-        self._since, self._stage = time.monotonic(), text
-        self._line(text)
-
-    def advance(self, rows: int) -> None:
-        """Count a shard."""
-        self._num_done += 1
-        self._num_mine += 1
-        self._rows += rows
-        self._last_advance = time.monotonic()
-
-    def tick(self) -> None:
-        """Write a line if the last one is some seconds old."""
-        if time.monotonic() - self._last_line >= PLAIN_SECONDS:
-            self._line(self._state(time.monotonic()))
-
-    def _state(self, now: float) -> str:
-        seconds = now - (self._since or now)
-        if not self._num_mine:
-            return f"{self._stage}, for {seconds:.0f} s now"
-        rate = self._rows / seconds if seconds > 0 else 0.0
-        left = (self._num_shards - self._num_done) * seconds / self._num_mine
-        eta = f", about {left:.0f} s left" if left else ""
-        return f"{self._num_done} of {self._num_shards} shards, {self._rows:,} rows, {rate:,.0f} rows/s{eta}"
+    def show(self, status: RunStatus) -> None:
+        """Write a line if there is another stage, or the last line is some seconds old."""
+        if status.shards and not self._has_told_shards:
+            self._has_told_shards = True
+            self._line(shards_text(status))
+        if status.stage and status.stage != self._stage:
+            self._stage = status.stage
+            self._line(status.stage)
+        elif time.monotonic() - self._last_line >= PLAIN_SECONDS:
+            self._line(state_text(status))
+            if self.wants_actors and time.monotonic() - self._last_actors >= ACTOR_SECONDS:
+                self._last_actors = time.monotonic()
+                for text in actor_texts(status.actors, MAX_ACTOR_LINES):
+                    self._line(text)
 
     def notice(self, text: str) -> None:
         """Write the notice."""
         self._line(text)
 
-    def close(self) -> None:
-        """Write the last state, as of the last shard: what comes after it is no scoring."""
-        if self._num_mine:
-            self._line(self._state(self._last_advance))
+    def close(self, status: RunStatus) -> None:
+        """Write how far it came."""
+        if status.attempts:
+            self._line(state_text(status))
 
 
-class BarProgress(PlainProgress):
-    """Draws one moving line on a terminal."""
+class LiveProgress(ProgressView):
+    """Draws lines that move on a terminal."""
 
-    def __init__(self, stream: TextIO) -> None:
-        """Draw on `stream`."""
-        super().__init__(stream)
-        stage = TextColumn("{task.description}", markup=False)
-        columns = (stage, BarColumn(), MofNCompleteColumn(), TextColumn("shards"))
-        rate = TextColumn("{task.fields[state]}", markup=False)
-        self._bar = Progress(*columns, rate, TimeRemainingColumn(), console=Console(file=stream), transient=True)
-        self._bar_id = self._bar.add_task("starting", total=None, state="")
+    def __init__(self, stream: TextIO, is_verbose: bool = False) -> None:
+        """Draw on `stream`; with `is_verbose` a line for each actor, too."""
+        self.wants_actors = is_verbose
+        self._status, self._since, self._stage = RunStatus(stage="starting"), time.monotonic(), ""
+        self._console = Console(file=stream, highlight=False, markup=False, emoji=False)
+        self._live = Live(
+            get_renderable=self._draw,
+            console=self._console,
+            refresh_per_second=REDRAWS_PER_SECOND,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
 
-    def start(self, num_shards: int, num_done: int) -> None:
-        """Begin to draw."""
-        self._begin(num_shards, num_done)
-        self._bar.update(self._bar_id, total=num_shards, completed=num_done)
-        self._bar.start()
-
-    def stage(self, text: str) -> None:
-        """Show what the job is at."""
-        self._since = time.monotonic()
-        self._bar.start()
-        self._bar.update(self._bar_id, description=text)
-
-    def advance(self, rows: int) -> None:
-        """Move on by a shard."""
-        super().advance(rows)
-        seconds = time.monotonic() - (self._since or 0.0)
-        state = f"{self._rows:,} rows, {self._rows / max(seconds, 1e-3):,.0f} rows/s"
-        self._bar.update(self._bar_id, advance=1, state=state)
-
-    def tick(self) -> None:
-        """Leave the drawing to the bar's own clock."""
+    def show(self, status: RunStatus) -> None:
+        """Draw this from now on."""
+        self._status, is_new = status, status.stage != self._stage
+        if is_new:
+            self._stage, self._since = status.stage, time.monotonic()
+        if not self._live.is_started:
+            self._live.start()
+        if is_new:
+            self._live.refresh()
 
     def notice(self, text: str) -> None:
-        """Write the notice above the bar."""
-        self._bar.console.print(text, highlight=False, markup=False, emoji=False)
+        """Write the notice above the lines that move."""
+        self._console.print(text, soft_wrap=True)
 
-    def close(self) -> None:
-        """Take the bar away."""
-        self._bar.stop()
+    def close(self, status: RunStatus) -> None:
+        """Take the lines away."""
+        self._live.stop()
+
+    def _draw(self) -> Group:
+        status = self._status
+        if status.state != SCORING:
+            waited = seconds_text(round(time.monotonic() - self._since))
+            return Group(Text(f"{status.stage or status.state}, for {waited} now", overflow="ellipsis", no_wrap=True))
+        bar = Table.grid(padding=(0, 1), expand=True)
+        bar.add_column(ratio=1)
+        bar.add_column(no_wrap=True)
+        bar.add_row(
+            ProgressBar(total=max(1, status.bytes), completed=status.bytes_done), Text(share_text(status), "bold")
+        )
+        lines = [Text(text, overflow="fold") for text in (pace_text(status), crew_text(status))]
+        if self.wants_actors:
+            most = max(1, min(MAX_ACTOR_LINES, self._console.height - OTHER_LINES))
+            lines += [Text(text, "dim", overflow="ellipsis", no_wrap=True) for text in actor_texts(status.actors, most)]
+        return Group(bar, *lines)
 
 
-def make_progress(stream: TextIO, quiet: bool) -> ProgressView:
-    """Return what fits the stream: nothing, a moving line, or plain lines."""
+def make_progress(stream: TextIO, quiet: bool, is_verbose: bool = False) -> ProgressView:
+    """Return what fits the stream: nothing, lines that move, or plain lines."""
     if quiet:
         return ProgressView()
-    return BarProgress(stream) if stream.isatty() else PlainProgress(stream)
+    console = Console(file=stream)
+    return (
+        LiveProgress(stream, is_verbose)
+        if console.is_terminal and not console.is_dumb_terminal
+        else PlainProgress(stream, is_verbose)
+    )

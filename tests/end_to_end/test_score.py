@@ -78,7 +78,9 @@ def test_the_files_of_a_job(model: str, inputs: str, tmp_path: Path) -> None:
         "manifest.parquet",
         "plan.json",
         "schema.arrow",
+        "status.json",
         "summary.json",
+        "timeline.parquet",
     ]
     assert json.loads((folder / "summary.json").read_text())["plan_id"] == summary.plan_id
     plan = json.loads((folder / "plan.json").read_text())

@@ -30,7 +30,9 @@ from engine.run.verify import verify_output
 pytestmark = [pytest.mark.ray, pytest.mark.tf, pytest.mark.usefixtures("local_ray")]
 
 SETTINGS: dict[str, Any] = {"actors": 1, "shard_size": 3000, "batch_size": 32}
-JOB_FILES = ("plan.json", "inputs.parquet", "schema.arrow", "manifest.parquet", "summary.json")
+JOB_FILES = (
+    "plan.json", "inputs.parquet", "schema.arrow", "manifest.parquet", "summary.json", "status.json", "timeline.parquet",
+)  # fmt: skip
 
 
 class Case:

@@ -29,6 +29,7 @@ from engine.run.actor import LOADING, LoadReport
 from engine.run.cluster import LOAD, NODES, PLACE, PROGRESS, SCORE, Answer
 from engine.run.driver import RunRules, run_shards
 from engine.run.interrupt import interruptible
+from engine.run.logbook import Logbook
 from engine.run.outcome import PoolRun, Watcher
 from engine.run.plan import Shard
 from engine.run.pool import NodeSize, PoolSize
@@ -115,6 +116,7 @@ class Heard:
         self.notices: list[str] = []
         self.done: list[int] = []
         self.loaded = 0
+        self.logbook = Logbook("plan", 0.0, time.monotonic())
         self.refuse: EngineError | None = None
         self.on_tick = lambda: None
 
@@ -130,7 +132,7 @@ class Heard:
         def tick() -> None:
             self.on_tick()
 
-        return Watcher(load, self.take, self.notices.append, tick)
+        return Watcher(load, self.take, self.notices.append, tick, self.logbook)
 
 
 def run(

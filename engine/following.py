@@ -1,0 +1,110 @@
+"""A job followed from another shell or machine, by what its run writes to the output folder. Start at `follow`."""
+
+import contextlib
+import os
+import socket
+import time
+from dataclasses import replace
+
+from engine.data.ledger import SUCCESS, plan_name
+from engine.data.status import DONE, INTERRUPTED, RunStatus, read_status
+from engine.data.storage.folder import OutputFolder
+from engine.data.storage.opening import open_folder
+from engine.data.storage.places import is_local, local_path
+from engine.errors import JobFailedError, JobInterrupted, PlanError
+from engine.view.progress import ProgressView
+
+# A run tells of itself every 2 s, and every 30 s where its store is slow.
+LOOK_SECONDS, SILENCE_SECONDS = 1.0, 90.0
+PAUSE_PER_SECOND_OF_READING = 10.0
+
+
+def find_output(output: str) -> OutputFolder:
+    """Return the output folder of a job.
+
+    Raises:
+        PlanError: if no job of ours wrote to it.
+    """
+    folder = open_folder(os.path.abspath(local_path(output)) if is_local(output) else output)
+    if folder.read(plan_name(0)) is None:
+        raise PlanError(
+            f"{folder.place} is no output of icefloe: no {plan_name(0)} is in it; name the folder that icefloe score "
+            "writes to, once its progress says that it loads the model"
+        )
+    return folder
+
+
+def look(folder: OutputFolder) -> RunStatus:
+    """Return how far the last run of a job is.
+
+    Raises:
+        PlanError: if no run has told.
+    """
+    status = read_status(folder)
+    is_done = folder.read(SUCCESS) is not None
+    if status is None:
+        told = "it is done" if is_done else "rerun its command, which resumes"
+        raise PlanError(f"{folder.place}: no run has told how far it is, an earlier icefloe wrote this output; {told}")
+    return replace(status, state=DONE, error="") if is_done and not status.is_over else status
+
+
+def follow(folder: OutputFolder, view: ProgressView) -> RunStatus:
+    """Show how far a job is until it is over; return how it has ended.
+
+    Raises:
+        PlanError: if no run has told.
+        JobFailedError: if the run gives no sign of life any more.
+    """
+    status, heard = look(folder), time.monotonic()
+    told = ""
+    try:
+        while not status.is_over:
+            view.show(status)
+            if status.notice and status.notice != told:
+                told = status.notice
+                view.notice(told)
+            _check_life(status, heard, folder.place)
+            began = time.monotonic()
+            found = look(folder)
+            if found.updated != status.updated or found.is_over:
+                status, heard = found, time.monotonic()
+            time.sleep(max(LOOK_SECONDS, PAUSE_PER_SECOND_OF_READING * (time.monotonic() - began)))
+    finally:
+        view.close(status)
+    return status
+
+
+def check_end(status: RunStatus, place: str) -> None:
+    """Take the end of a job for this one's.
+
+    Raises:
+        JobFailedError: if the job failed or was interrupted.
+    """
+    if status.state == INTERRUPTED:
+        raise JobInterrupted(f"{place}: {status.error or 'interrupted; the same command resumes'}")
+    if status.is_over and status.state != DONE:
+        raise JobFailedError(f"{place}: the job failed: {status.error}")
+
+
+def _check_life(status: RunStatus, heard: float, place: str) -> None:
+    is_here = status.host == socket.gethostname()
+    if is_here and not _is_alive(status.pid):
+        raise JobFailedError(
+            f"{place}: its process {status.pid} is gone and has not said how it ended (killed, it seems); the same "
+            "command resumes"
+        )
+    silence = time.monotonic() - heard
+    if silence >= SILENCE_SECONDS:
+        raise JobFailedError(
+            f"{place}: no sign of life for {silence:.0f} s; process {status.pid} on {status.host} ran it. If that is "
+            "gone, the same command resumes"
+        )
+
+
+def _is_alive(pid: int) -> bool:
+    with contextlib.suppress(PermissionError):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+    return True

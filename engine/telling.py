@@ -1,0 +1,170 @@
+"""Tells of a job while it goes on, and keeps what is told: on a person's screen, in `status.json`, in the timeline.
+
+A store that answers slowly must not hold up a run, nor a full disk end it: another thread writes, and what goes wrong
+there is told once. Start at `Teller`.
+"""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+
+from engine.data.ledger import read_plan_id
+from engine.data.status import DONE, FAILED, INTERRUPTED, RunStatus, write_status
+from engine.data.storage.folder import OutputFolder
+from engine.data.storage.places import hide_secrets
+from engine.data.timeline import Span, read_timeline_table, write_timeline
+from engine.errors import EngineError, JobInterrupted
+from engine.run.logbook import Logbook
+from engine.run.plan import Plan, Shard
+from engine.view.progress import ProgressView
+
+# A view shows each; files follow less often, and the less the longer they take to write.
+SHOW_SECONDS, STATUS_SECONDS, TIMELINE_SECONDS = 0.2, (2.0, 30.0), (30.0, 600.0)
+PAUSE_PER_SECOND_OF_WRITING = 20.0
+MEANWHILE_SECONDS = 1.0
+# What the end of a job waits for files that tell of it; an interrupted one is to end within 2 s.
+END_SECONDS, INTERRUPTED_SECONDS = 60.0, 0.5
+
+
+class Teller:
+    """Tells of one run, from its preparation to its end; a context, whose exception is how the run ended."""
+
+    def __init__(
+        self, view: ProgressView, folder: OutputFolder, plan: Plan, started: float, rows_per_byte: float
+    ) -> None:
+        """Begin.
+
+        Args:
+            view: shows a person how far the run is.
+            folder: the output folder; nothing is written to it before `begin`.
+            plan: what is run.
+            started: when the run began, by `time.monotonic`.
+            rows_per_byte: rows that the first input file has for each of its bytes.
+        """
+        self._view, self._folder, self._plan, self._started = view, folder, plan, started
+        self.logbook = Logbook(plan.plan_id, time.time() - (time.monotonic() - started), started, rows_per_byte)
+        """What happens."""
+        self._stage = self._last_notice = self._problem = ""
+        self._has_told_problem = self._keeps = False
+        self._earlier: pa.Table | None = None
+        self._writing: threading.Thread | None = None
+        self._next_show = self._next_status = self._next_timeline = 0.0
+
+    def __enter__(self) -> Self:
+        """Give the teller."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Tell how the run ended."""
+        is_interrupted = isinstance(error, JobInterrupted | KeyboardInterrupt | SystemExit)
+        state = DONE if error is None else INTERRUPTED if is_interrupted else FAILED
+        message = "" if error is None else hide_secrets(str(error) or type(error).__name__)
+        now = time.monotonic()
+        status = replace(self._status(now), state=state, error=message, seconds_left=None, stage="")
+        if self._keeps:
+            self._write_last(
+                status,
+                self.logbook.spans(now, state, message),
+                END_SECONDS if not is_interrupted else INTERRUPTED_SECONDS,
+            )
+            self._tell_problem()
+        self._view.close(status)
+
+    def begin(self, missing: Mapping[int, Shard], num_shards: int) -> None:
+        """Say which of so many shards are missing; files are written from now on, for the output is this job's."""
+        self.logbook.plan(missing, num_shards)
+        self._earlier = read_timeline_table(self._folder)
+        self._keeps = True
+        self._next_timeline = time.monotonic() + TIMELINE_SECONDS[0]
+
+    def stage(self, text: str) -> None:
+        """Say what the job is at."""
+        self._stage = text
+        self._next_show = 0.0
+        self.tick()
+
+    @contextlib.contextmanager
+    def meanwhile(self, text: str) -> Iterator[None]:
+        """Say what the job is at, and go on telling while something inside takes its time; no shard is scored there."""
+        self.stage(text)
+        is_over = threading.Event()
+
+        def go_on() -> None:
+            while not is_over.wait(MEANWHILE_SECONDS):
+                self.tick()
+
+        thread = threading.Thread(target=go_on, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+
+    def notice(self, text: str) -> None:
+        """Say something that a person would want to know."""
+        self._last_notice = hide_secrets(text)
+        self._view.notice(text)
+
+    def tick(self) -> None:
+        """Tell how far the run is, where it is time to."""
+        now = time.monotonic()
+        if now >= self._next_show:
+            self._next_show = now + SHOW_SECONDS
+            self._view.show(self._status(now, self._view.wants_actors))
+        if self._keeps and now >= self._next_status and not (self._writing and self._writing.is_alive()):
+            spans = self.logbook.spans(now) if now >= self._next_timeline else None
+            self._write(self._status(now), spans)
+        self._tell_problem()
+
+    def _status(self, now: float, with_actors: bool = True) -> RunStatus:
+        status = self.logbook.status(now, with_actors)
+        return replace(status, stage=self._stage, host=socket.gethostname(), pid=os.getpid(), notice=self._last_notice)
+
+    def _write(self, status: RunStatus, spans: list[Span] | None) -> None:
+        self._writing = threading.Thread(target=self._write_files, args=(status, spans), daemon=True)
+        self._writing.start()
+
+    def _write_last(self, status: RunStatus, spans: list[Span], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        if self._writing is not None:
+            self._writing.join(seconds)
+        self._write(status, spans)
+        if self._writing is not None:
+            self._writing.join(max(0.0, deadline - time.monotonic()))
+
+    def _write_files(self, status: RunStatus, spans: list[Span] | None) -> None:
+        began = time.monotonic()
+        try:
+            if read_plan_id(self._folder, self._plan.generation) != self._plan.plan_id:
+                return  # another job's by now, which tells of itself
+            write_status(self._folder, status)
+            self._next_status = _pause(STATUS_SECONDS, began)
+            if spans is not None:
+                began = time.monotonic()
+                write_timeline(self._folder, spans, self._earlier)
+                self._next_timeline = _pause(TIMELINE_SECONDS, began)
+        except EngineError as error:
+            self._problem = str(error)
+            self._next_status = self._next_timeline = _pause(TIMELINE_SECONDS, began)
+
+    def _tell_problem(self) -> None:
+        if self._problem and not self._has_told_problem:
+            self._has_told_problem = True
+            self._view.notice(f"what tells of the job cannot be written: {self._problem}; the job goes on")
+
+
+def _pause(seconds: tuple[float, float], began: float) -> float:
+    """Return when to write again what took from `began` until now: within the bounds `seconds`, later where it is slow."""
+    now, (least, most) = time.monotonic(), seconds
+    return now + min(most, max(least, PAUSE_PER_SECOND_OF_WRITING * (now - began)))
