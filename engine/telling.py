@@ -165,6 +165,6 @@ class Teller:
 
 
 def _pause(seconds: tuple[float, float], began: float) -> float:
-    """Return when to write again what took from `began` until now: within the bounds `seconds`, later where it is slow."""
+    """Return when to write again what took from `began` until now: within these bounds, later where it is slow."""
     now, (least, most) = time.monotonic(), seconds
     return now + min(most, max(least, PAUSE_PER_SECOND_OF_WRITING * (now - began)))

@@ -1,0 +1,195 @@
+"""What a run tells of itself: files that another shell reads while it goes on, and how it ended."""
+
+import contextlib
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from engine.data.ledger import SUCCESS
+from engine.data.status import DONE, FAILED, INTERRUPTED, SCORING, STARTING, RunStatus, read_status
+from engine.data.storage.local_folder import LocalFolder
+from engine.data.timeline import TIMELINE, read_timeline
+from engine.errors import JobFailedError, JobInterrupted, StorageError
+from engine.run.plan import Cut, Plan
+from engine.run.scheduling.events import AssignAttempt, StartWorker, WorkerReady
+from engine.telling import Teller
+from engine.view.progress import ProgressView
+from tests.run.test_logbook import result, shard
+
+PLAN = Plan("plan", {}, (), Cut, 32, 1000)
+
+
+class Seen(ProgressView):
+    def __init__(self) -> None:
+        self.shown: list[RunStatus] = []
+        self.notices: list[str] = []
+        self.ended: list[RunStatus] = []
+
+    def show(self, status: RunStatus) -> None:
+        self.shown.append(status)
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+
+    def close(self, status: RunStatus) -> None:
+        self.ended.append(status)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> LocalFolder:
+    folder = LocalFolder(str(tmp_path / "out"))
+    folder.make()
+    folder.write("_icefloe/plan.json", json.dumps({"plan_id": "plan"}).encode())
+    return folder
+
+
+def tell(view: Seen, folder: LocalFolder, error: BaseException | None = None) -> None:
+    """A run that scores one of two shards."""
+    with Teller(view, folder, PLAN, time.monotonic(), 1.0) as teller:
+        teller.stage("starting Ray")
+        teller.begin({0: shard(0), 1: shard(1)}, 2)
+        teller.stage("scoring")
+        now = time.monotonic()
+        for event in (StartWorker(0), AssignAttempt(0, 0, 1)):
+            teller.logbook.note(event, now)
+        teller.logbook.hear(WorkerReady(0), now)
+        teller.logbook.keep(0, result(0, 500, bad=2), now + 0.01)
+        teller.notice("one actor is slow: s3://key:secret@b/x?token=secret")
+        teller.tick()
+        if error:
+            raise error
+        teller.logbook.end(now + 0.02)
+
+
+def test_a_run_that_ended_well(folder: LocalFolder) -> None:
+    view = Seen()
+    tell(view, folder)
+    assert [status.stage for status in view.shown][:2] == ["starting Ray", "scoring"]
+    assert [status.state for status in view.shown][:1] == [STARTING]
+    (ended,) = view.ended
+    assert (ended.state, ended.rows, ended.rows_quarantined, ended.error, ended.seconds_left) == (
+        DONE,
+        500,
+        2,
+        "",
+        None,
+    )
+    found = read_status(folder)
+    assert found == ended
+    assert "secret" not in found.notice
+    assert [(span.kind, span.outcome) for span in read_timeline(folder)] == [
+        ("run", "done"), ("load", "done"), ("attempt", "done"), ("ready", "done"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (JobFailedError("the first cause, s3://key:secret@b/x"), FAILED),
+        (JobInterrupted("by SIGTERM"), INTERRUPTED),
+        (KeyboardInterrupt(), INTERRUPTED),
+        (ZeroDivisionError("nobody foresaw this"), FAILED),
+    ],
+)
+def test_a_run_that_did_not(folder: LocalFolder, error: BaseException, state: str) -> None:
+    view = Seen()
+    with pytest.raises(type(error)):
+        tell(view, folder, error)
+    found = read_status(folder)
+    assert found is not None
+    assert (found.state, found.rows) == (state, 500)
+    assert str(error).partition(",")[0] in found.error
+    assert "secret" not in found.error
+    spans = read_timeline(folder)
+    assert (spans[0].kind, spans[0].outcome, spans[0].message) == ("run", state, found.error)
+
+
+def test_nothing_is_written_before_the_output_is_the_jobs(folder: LocalFolder) -> None:
+    with Teller(Seen(), folder, PLAN, time.monotonic(), 1.0) as teller:
+        teller.stage("starting Ray")
+    assert folder.children("_icefloe") == ["plan.json"]
+
+
+def test_nothing_is_written_to_what_another_job_took_over(folder: LocalFolder) -> None:
+    with Teller(Seen(), folder, PLAN, time.monotonic(), 1.0) as teller:
+        teller.begin({}, 2)
+        folder.write("_icefloe/plan.json", json.dumps({"plan_id": "another"}).encode())
+    assert folder.children("_icefloe") == ["plan.json"]
+
+
+def test_it_is_told_while_it_goes_on(folder: LocalFolder) -> None:
+    with Teller(Seen(), folder, PLAN, time.monotonic(), 1.0) as teller:
+        teller.begin({0: shard(0)}, 1)
+        teller.logbook.note(StartWorker(0), time.monotonic())
+        teller.logbook.note(AssignAttempt(0, 0, 1), time.monotonic())
+        teller.tick()
+        deadline = time.monotonic() + 10
+        while (found := read_status(folder)) is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert found is not None
+        assert (found.state, found.actors[0].shards) == (SCORING, (0,))
+
+
+def test_something_long_at_the_end_is_told_of(folder: LocalFolder) -> None:
+    with Teller(Seen(), folder, PLAN, time.monotonic(), 1.0) as teller:
+        teller.begin({}, 1)
+        with teller.meanwhile("recording"):
+            deadline = time.monotonic() + 20
+            seen: set[float] = set()
+            while len(seen) < 2 and time.monotonic() < deadline:
+                found = read_status(folder)
+                seen |= {found.updated} if found and found.stage == "recording" else set()
+                time.sleep(0.05)
+        assert len(seen) == 2
+
+
+def test_runs_are_kept_one_after_another(folder: LocalFolder) -> None:
+    for error in (JobInterrupted("by SIGINT"), None):
+        with contextlib.suppress(JobInterrupted):
+            tell(Seen(), folder, error)
+        time.sleep(0.01)
+    runs = [span for span in read_timeline(folder) if span.kind == "run"]
+    assert [run.outcome for run in runs] == ["interrupted", "done"]
+    assert runs[0].run < runs[1].run
+
+
+class Sulking(LocalFolder):
+    """A folder that takes no more files."""
+
+    def write(self, name: str, data: bytes) -> None:
+        raise StorageError(f"{name}: no space is left")
+
+
+def test_a_folder_that_takes_nothing_is_told_once_and_ends_no_run(folder: LocalFolder) -> None:
+    view = Seen()
+    with Teller(view, Sulking(folder.place), PLAN, time.monotonic(), 1.0) as teller:
+        teller.begin({}, 1)
+        for _ in range(3):
+            teller.tick()
+            time.sleep(0.05)
+    assert [text for text in view.notices if "no space is left" in text] == [
+        "what tells of the job cannot be written: _icefloe/status.json: no space is left; the job goes on"
+    ]
+
+
+class Slow(LocalFolder):
+    """A store that takes a minute to answer."""
+
+    def write(self, name: str, data: bytes) -> None:
+        time.sleep(60)
+
+
+def test_a_slow_store_does_not_hold_up_an_interruption(folder: LocalFolder) -> None:
+    began = time.monotonic()
+    with pytest.raises(JobInterrupted):
+        tell(Seen(), Slow(folder.place), JobInterrupted("by SIGTERM"))
+    assert time.monotonic() - began < 2.0  # what an interruption may take
+
+
+def test_a_damaged_timeline_of_earlier_runs_is_replaced(folder: LocalFolder) -> None:
+    folder.write(TIMELINE, b"PAR1 this is none")
+    tell(Seen(), folder)
+    assert [span.kind for span in read_timeline(folder)][:1] == ["run"]
+    assert SUCCESS not in folder.children()
