@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,11 +36,11 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def gone() -> Iterator[int]:
+def gone() -> int:
     """The id of a process that is no more."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
-    yield process.pid
+    return process.pid
 
 
 def test_a_job_is_followed_to_its_end(folder: LocalFolder) -> None:
