@@ -4,6 +4,7 @@ from jobs.command_line import new_app, run_app, with_freeze_options, with_job_op
 from jobs.describe import describe
 from jobs.freeze import freeze
 from jobs.plan import plan
+from jobs.report import report
 from jobs.score import score
 from jobs.tune import tune
 from jobs.verify import verify
@@ -14,6 +15,7 @@ app.command(with_job_options(plan))
 app.command(describe)
 app.command(with_freeze_options(freeze))
 app.command(verify)
+app.command(report)
 app.command(with_tune_options(tune))
 
 
