@@ -4,6 +4,7 @@ from jobs.command_line import new_app, run_app, with_freeze_options, with_job_op
 from jobs.describe import describe
 from jobs.freeze import freeze
 from jobs.plan import plan
+from jobs.report import report
 from jobs.score import score
 from jobs.status import status
 from jobs.tune import tune
@@ -16,6 +17,7 @@ app.command(describe)
 app.command(with_freeze_options(freeze))
 app.command(verify)
 app.command(status)
+app.command(report)
 app.command(with_tune_options(tune))
 
 

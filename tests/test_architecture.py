@@ -77,8 +77,8 @@ def test_ray_is_imported_in_its_rooms_alone() -> None:
     assert importers("ray") <= RAY_ROOMS
 
 
-def test_matplotlib_is_imported_where_the_picture_is_drawn() -> None:
-    assert importers("matplotlib") == {"engine.view.tuning_picture"}
+def test_matplotlib_is_imported_where_pictures_are_drawn() -> None:
+    assert importers("matplotlib") == {"engine.view.tuning_picture", "engine.view.reporting.charts"}
 
 
 def test_tensorflow_is_imported_in_its_rooms_alone() -> None:

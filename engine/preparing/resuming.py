@@ -23,6 +23,7 @@ from engine.preparing.generations import (
     refusal,
     shared_settings,
 )
+from engine.preparing.model_card import model_card
 from engine.preparing.prepare import Job, find_changes
 from engine.run.plan import explain_settings
 from engine.run.versions import installed_versions
@@ -164,6 +165,7 @@ def _document(job: Job, model_sha256: str, discarded: list[str]) -> dict[str, An
         "columns": keep_schema(job.inputs.first),
         "discarded": discarded,
         "versions": installed_versions(),
+        "model": model_card(job.model, place_of(job.config.model), job.config.set, job.config.allow_op),
     }
 
 

@@ -1,0 +1,26 @@
+"""`icefloe report`: the HTML report of a job that is done, goes on, failed or was interrupted."""
+
+import os
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from jobs.command_line import new_app, run_app
+
+
+def report(output: Annotated[str, Parameter(help="Output folder of a job: a path or URI.")], /) -> None:
+    """Write OUTPUT/_icefloe/report.html, of a finished or running job, and print where it is."""
+    from engine.data.storage.opening import open_folder
+    from engine.data.storage.places import is_local, local_path
+    from engine.view.report import write_report
+
+    place = write_report(open_folder(os.path.abspath(local_path(output)) if is_local(output) else output))
+    sys.stdout.write(place + "\n")
+
+
+app = new_app()
+app.default(report)
+
+if __name__ == "__main__":
+    run_app(app)
