@@ -2,20 +2,33 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/ready
+# The same with the lowest versions that pyproject.toml admits, and on the newest Python that TensorFlow has a wheel for.
+OLDEST := .venv-oldest/ready
+NEWEST := .venv-newest/ready
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --no-annotate --custom-compile-command "make lock" pyproject.toml
 # Two processes, each with a Ray of its own; a file's tests stay together, for they share what they have set up.
 SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+TESTS := $(SIDE_BY_SIDE) -m "not gpu and not chaos and not sim and not measured"
 
-.PHONY: setup demo check fast test measured chaos soak bench bench-quick lock clean
+.PHONY: setup demo check fast test test-oldest test-newest measured chaos soak bench bench-quick lock clean
 
 setup: $(READY)
 
-$(READY): requirements-dev.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "icefloe needs Python 3.11 or newer")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+$(READY) $(NEWEST): requirements-dev.lock
+$(OLDEST): requirements-oldest.lock
+$(OLDEST): VERSION := 3.11
+$(NEWEST): VERSION := 3.13
+$(OLDEST) $(NEWEST): PYTHON = $(or $(found),$(error no python$(VERSION) found; PYTHON=/path/to/python$(VERSION) names one))
+# A shim of pyenv may stand for no Python, so what is taken has answered; the newest of those that pyenv keeps.
+found = $(shell for python in python$(VERSION) $$(ls -d $(HOME)/.pyenv/versions/$(VERSION).*/bin/python 2> /dev/null | sort -rV); \
+	do $$python -c "" 2> /dev/null && echo $$python && break; done)
+
+$(READY) $(OLDEST) $(NEWEST): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "icefloe needs Python 3.11 to 3.13")'
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $(filter %.lock,$^)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
 demo: $(READY)
@@ -31,7 +44,13 @@ fast: $(READY)
 	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not ray and not tf and not store and not chaos and not gpu and not sim"
 
 test: $(READY)
-	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not gpu and not chaos and not sim and not measured"
+	$(BIN)/pytest $(TESTS)
+
+test-oldest: $(OLDEST)
+	$(<D)/bin/pytest $(TESTS)
+
+test-newest: $(NEWEST)
+	$(<D)/bin/pytest $(TESTS)
 
 measured: $(READY)
 	$(BIN)/pytest -m measured
@@ -58,6 +77,7 @@ lock: $(READY)
 	$(LOCK) --output-file requirements.lock
 	$(LOCK) --extra dev --output-file requirements-dev.lock
 	$(LOCK) --extra gpu --output-file requirements-gpu.lock
+	$(LOCK) --extra dev --resolution lowest-direct --upgrade --output-file requirements-oldest.lock
 
 clean:
-	rm -rf .venv out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest .venv-newest out .pytest_cache .mypy_cache .ruff_cache .hypothesis
