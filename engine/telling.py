@@ -72,12 +72,11 @@ class Teller:
         now = time.monotonic()
         status = replace(self._status(now), state=state, error=message, seconds_left=None, stage="")
         if self._keeps:
-            self._write_last(
-                status,
-                self.logbook.spans(now, state, message),
-                END_SECONDS if not is_interrupted else INTERRUPTED_SECONDS,
-            )
+            seconds = INTERRUPTED_SECONDS if is_interrupted else END_SECONDS
+            self._write_last(status, self.logbook.spans(now, state, message), seconds)
             self._tell_problem()
+            if not is_interrupted:
+                self._write_report()
         self._view.close(status)
 
     def begin(self, missing: Mapping[int, Shard], num_shards: int) -> None:
@@ -146,8 +145,8 @@ class Teller:
     def _write_files(self, status: RunStatus, spans: list[Span] | None) -> None:
         began = time.monotonic()
         try:
-            if read_plan_id(self._folder, self._plan.generation) != self._plan.plan_id:
-                return  # another job's by now, which tells of itself
+            if not self._is_ours():
+                return
             write_status(self._folder, status)
             self._next_status = _pause(STATUS_SECONDS, began)
             if spans is not None:
@@ -157,6 +156,21 @@ class Teller:
         except EngineError as error:
             self._problem = str(error)
             self._next_status = self._next_timeline = _pause(TIMELINE_SECONDS, began)
+
+    def _write_report(self) -> None:
+        """Write the report; whatever goes wrong there, the job is what it is."""
+        from engine.view.report import write_report  # matplotlib takes a while to import
+
+        try:
+            if self._is_ours():
+                write_report(self._folder)
+        except Exception as error:  # the boundary: a picture that cannot be drawn fails no job
+            reason = hide_secrets(f"{type(error).__name__}: {error}")
+            self._view.notice(f"no report was written ({reason}); icefloe report {self._folder.place} tries again")
+
+    def _is_ours(self) -> bool:
+        """Whether the output folder is this job's; another job's, by now, tells of itself."""
+        return read_plan_id(self._folder, self._plan.generation) == self._plan.plan_id
 
     def _tell_problem(self) -> None:
         if self._problem and not self._has_told_problem:

@@ -169,8 +169,10 @@ def test_a_folder_that_takes_nothing_is_told_once_and_ends_no_run(folder: LocalF
         for _ in range(3):
             teller.tick()
             time.sleep(0.05)
-    assert [text for text in view.notices if "no space is left" in text] == [
-        "what tells of the job cannot be written: _icefloe/status.json: no space is left; the job goes on"
+    assert view.notices == [
+        "what tells of the job cannot be written: _icefloe/status.json: no space is left; the job goes on",
+        "no report was written (StorageError: _icefloe/report.html: no space is left); "
+        f"icefloe report {folder.place} tries again",
     ]
 
 

@@ -3,6 +3,7 @@
 Every wait has a deadline. Start at `run_shards`.
 """
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -49,6 +50,7 @@ from engine.run.scheduling.staffing import PoolLimits
 from engine.run.spec import ShardResult
 from engine.run.stalls import StallWatch
 
+LOG = logging.getLogger(__name__)
 # A signal is seen so late at most; a local Ray takes 1.4 s to end, and all together is to take 2.
 WAIT_SECONDS = 0.1
 NODES_SECONDS = 5.0
@@ -133,11 +135,14 @@ class _Driver:
 
     def _tell(self, event: Event) -> None:
         now = time.monotonic()
+        if not isinstance(event, Tick):
+            LOG.debug("heard %s", event)
         self._logbook.hear(event, now)
         self._do(self._scheduler.handle(event, now))
 
     def _do(self, actions: Sequence[Action]) -> None:
         for action in actions:
+            LOG.debug("to do: %s", action)
             self._logbook.note(action, time.monotonic())
             match action:
                 case StartWorker(worker_id, avoid_nodes):

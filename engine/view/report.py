@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from engine.data.ledger import REPORT
 from engine.data.storage.folder import JOB_FOLDER, OutputFolder
 from engine.errors import DataError
 from engine.view.reporting.about import tell_model, tell_rerun, tell_settings
@@ -19,7 +20,6 @@ from engine.view.reporting.predictions import read_predictions
 from engine.view.reporting.reading import FoundJob, read_job
 from engine.view.reporting.values import odd_values, tell_predictions, tell_quarantine
 
-REPORT = f"{JOB_FOLDER}/report.html"
 TEMPLATE = "page.html.jinja"
 
 

@@ -77,6 +77,7 @@ def test_the_files_of_a_job(model: str, inputs: str, tmp_path: Path) -> None:
         "inputs.parquet",
         "manifest.parquet",
         "plan.json",
+        "report.html",
         "schema.arrow",
         "status.json",
         "summary.json",

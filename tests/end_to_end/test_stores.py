@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.tf, pytest.mark.usefixtures("local_ra
 SETTINGS: dict[str, Any] = {"actors": 1, "shard_size": 3000, "batch_size": 32}
 JOB_FILES = (
     "plan.json", "inputs.parquet", "schema.arrow", "manifest.parquet", "summary.json", "status.json",
-    "timeline.parquet",
+    "timeline.parquet", "report.html",
 )  # fmt: skip
 
 
