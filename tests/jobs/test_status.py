@@ -51,7 +51,7 @@ def test_a_job_is_followed_from_another_process(model: str, inputs: str, tmp_pat
     assert (scoring.returncode, once.returncode, following.returncode) == (0, 0, 0), errors
     assert errors == ""
     assert told["pid"] == scoring.pid
-    assert told["state"] in ("loading", "scoring", "done")
+    assert told["state"] in ("starting", "loading", "scoring", "done")
     assert progress.startswith("icefloe: ")
     lines = table.splitlines()
     assert lines[:2] == ["Status", "state     done"]
