@@ -76,6 +76,7 @@ class Teller:
             self._write_last(status, self.logbook.spans(now, state, message), seconds)
             self._tell_problem()
             if not is_interrupted:
+                self._view.show(replace(status, stage="writing the report"))
                 self._write_report()
         self._view.close(status)
 

@@ -48,9 +48,9 @@ def state_text(status: RunStatus) -> str:
 
 
 def share_text(status: RunStatus) -> str:
-    """Say how much of the bytes is done: `62% of 2.0 GiB`."""
+    """Say how much is done: `62% of 2.0 GiB, 31 of 50 shards`."""
     share = status.bytes_done / status.bytes if status.bytes else 0.0
-    return f"{share:.0%} of {bytes_text(status.bytes)}"
+    return f"{share:.0%} of {bytes_text(status.bytes)}, {status.shards_done:,} of {status.shards:,} shards"
 
 
 def pace_text(status: RunStatus) -> str:
