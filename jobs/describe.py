@@ -6,7 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from jobs.command_line import new_app, print_json, run_app
+from jobs.command_line import print_json, run_app
+from jobs.help import Moment, new_app
 
 MODEL = (
     "Frozen graph (.pb, .pbtxt), checkpoint (prefix, any of its files, folder), MetaGraph, SavedModel or Keras file."
@@ -20,7 +21,7 @@ def describe(
     /,
     *,
     load: Annotated[bool, Parameter(help=LOAD, negative="", show_default=False)] = False,
-    tensorboard: Annotated[str | None, Parameter(help=TENSORBOARD, show_default=False)] = None,
+    tensorboard: Annotated[str | None, Parameter(help=TENSORBOARD, metavar="PATH", show_default=False)] = None,
     json: Annotated[bool, Parameter(help="Print it as JSON.", negative="", show_default=False)] = False,
 ) -> None:
     """Show what a model is: ports, weights, operations, what stands in the way of scoring, and a command to paste."""
@@ -53,7 +54,9 @@ def describe(
         print_description(description, sys.stdout)
 
 
-app = new_app()
+app = new_app(
+    "describe", Moment.BEFORE, "MODEL [OPTIONS]", "icefloe describe model.pb", "icefloe describe saved_model/ --json"
+)
 app.default(describe)
 
 if __name__ == "__main__":
