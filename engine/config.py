@@ -30,6 +30,7 @@ from engine.options import (
     OptionalPositiveNumber,
     Paths,
     PathText,
+    Placeholder,
     Ports,
     PositiveNumber,
     PositiveShare,
@@ -49,6 +50,7 @@ class Theme(StrEnum):
     PORTS = "Inputs and outputs of the graph"
     COMPARED = "Rows to compare on"
     MEASURED = "What to measure"
+    LOOKED_AT = "What is looked at"
     COLUMNS = "Columns"
     ROWS = "Rows"
     GRAPH = "The model and its operations"
@@ -104,7 +106,9 @@ class JobConfig(BaseModel):
     """Operation to run once after loading (lookup tables). [default: what was kept beside the frozen graph]"""
     unbatched: Annotated[bool, Theme.GRAPH] = False
     """The graph takes one row at a time and has no batch axis."""
-    op_library: Annotated[Names, Theme.GRAPH] = Field(default=(), examples=[["/opt/ops/custom_ops.so"]])
+    op_library: Annotated[Names, Placeholder("PATH..."), Theme.GRAPH] = Field(
+        default=(), examples=[["/opt/ops/custom_ops.so"]]
+    )
     """Library of custom operations (.so), loaded first; repeatable."""
     allow_op: Annotated[Names, Theme.GRAPH] = Field(default=(), examples=[["ReadFile"]])
     """Let an operation through that reads or writes files, or reaches network or Python (ReadFile); repeatable."""
@@ -131,9 +135,11 @@ class JobConfig(BaseModel):
     """Go on when TensorFlow on a node does not see the GPU share that its actor was given."""
     max_attempts: Annotated[Count, Theme.CLUSTER] = 4
     """Attempts at a shard for errors that a retry may mend. [default: 4]"""
-    stall_timeout: Annotated[PositiveNumber, Theme.CLUSTER] = 600.0
+    stall_timeout: Annotated[PositiveNumber, Placeholder("SECONDS"), Theme.CLUSTER] = 600.0
     """Seconds after which an actor that finished no batch and changed no phase is replaced. [default: 600]"""
-    address: Annotated[str | None, Theme.CLUSTER] = Field(default=None, examples=["10.0.0.5:6379"])
+    address: Annotated[str | None, Placeholder("HOST:PORT"), Theme.CLUSTER] = Field(
+        default=None, examples=["10.0.0.5:6379"]
+    )
     """Ray cluster (HOST:PORT or auto); else RAY_ADDRESS, else a new one on this machine."""
     compression: Annotated[Codec, Theme.FILES] = "zstd"
     """Codec of the output: zstd, snappy, gzip, brotli, lz4 or none. [default: zstd]"""
@@ -167,7 +173,7 @@ class FreezeConfig(BaseModel):
     """Replace an input by this constant for good (keep_prob:0=1.0); VALUE is JSON."""
     init_op: Annotated[Names, Theme.GRAPH] = ()
     """Operation to keep, to be run once after loading. [default: what fills the lookup tables]"""
-    op_library: Annotated[Names, Theme.GRAPH] = ()
+    op_library: Annotated[Names, Placeholder("PATH..."), Theme.GRAPH] = ()
     """Library of custom operations (.so), loaded first; repeatable."""
     allow_op: Annotated[Names, Theme.GRAPH] = ()
     """Let an operation through that reads or writes files, or reaches network or Python (ReadFile); repeatable."""
@@ -195,7 +201,7 @@ class TuneConfig(BaseModel):
     """Replace these files where they are there."""
     rows: Annotated[OptionalCount, Theme.MEASURED] = None
     """Rows of the sample, from the beginning of the input. [default: about 64 MiB of them]"""
-    seconds: Annotated[PositiveNumber, Theme.MEASURED] = 180.0
+    seconds: Annotated[PositiveNumber, Placeholder("SECONDS"), Theme.MEASURED] = 180.0
     """Seconds that all of it may take. [default: 180]"""
     precision: Annotated[Precisions, Theme.MEASURED] = ("float32", "bfloat16", "float16")
     """What to try to compute in: float32, bfloat16, float16; float32 is measured in any case. [default: all that the

@@ -86,8 +86,8 @@ INIT = _own_parameter(
     "init",
     False,
     bool,
-    f"Score nothing, but write such a file, filled in from the model and the first input file, to --config "
-    f"[default: {JOB_FILE}]. A file that is there stays unless --overwrite.",
+    "Score nothing, but write such a file, filled in from the model and the first input file, to --config; a file that "
+    f"is there stays unless --overwrite. [default of --config: {JOB_FILE}]",
 )
 
 

@@ -73,7 +73,8 @@ def meaning_of(field: FieldInfo) -> str:
 
 def placeholder_of(field: FieldInfo) -> str:
     """Return what stands for an option's value."""
-    return next((each for each in field.metadata if isinstance(each, Placeholder)), Placeholder("NAME"))
+    own = [each for each in field.metadata if isinstance(each, Placeholder)]  # the option's own after its type's
+    return own[-1] if own else "NAME"
 
 
 def parameter_of(field: FieldInfo, is_many: bool = False) -> cyclopts.Parameter:

@@ -42,7 +42,8 @@ app = new_app(
     Moment.SCORE,
     "--model PATH --input PATH... --output PATH [OPTIONS]",
     "icefloe score --model model.pb --input data/ --output out/",
-    "icefloe score --model model.pb --input data/ --output out/ --feed x=pixels --fetch softmax=score",
+    "icefloe score --init --model model.pb --input data/ --output out/",
+    "icefloe score --config job.toml",
 )
 app.default(with_job_options(score, init_job_file))
 
