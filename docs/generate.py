@@ -35,8 +35,8 @@ input. Options that end in `...` take several values, and may be repeated.
 
 Editors check and complete a `job.toml` by its schema, `engine/job.schema.json`, which is installed with the package.
 Those with taplo in them (Even Better TOML in Visual Studio Code, Helix, Neovim) find it by the first line,
-`#:schema /path/to/job.schema.json`, which `icefloe score --init` and `icefloe tune` write; `taplo check job.toml` goes by
-it too. The schema is a little stricter than `icefloe`, which also takes numbers as texts: `batch_size = "64"`.
+`#:schema /path/to/job.schema.json`, which `icefloe score --init` and `icefloe tune` write; `taplo check job.toml` goes
+by it too. The schema is a little stricter than `icefloe`, which also takes numbers as texts: `batch_size = "64"`.
 """
 ERRORS_HEAD = """
 # Errors and exit codes

@@ -21,7 +21,7 @@ from engine.data.listing import list_inputs
 from engine.data.storage.copying import local_copy
 from engine.data.storage.places import is_local, place_of
 from engine.data.storage.reading import storage_of
-from engine.errors import ConfigError
+from engine.errors import ConfigError, system_text
 from engine.job_toml import SCHEMA_LINE, setting_lines, toml_text
 from engine.model.describing.describe import describe_model, open_model
 from engine.model.tensor import TensorSpec
@@ -189,4 +189,4 @@ def write_job_file(path: str, text: str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
-        raise ConfigError(f"--config {path}: cannot be written ({error.strerror})") from error
+        raise ConfigError(f"--config {path}: cannot be written ({system_text(error)})") from error

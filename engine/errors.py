@@ -19,6 +19,26 @@ docs/errors.md, which is made from here. Constructors take positional arguments 
 and keyword-only arguments do not survive.
 """
 
+import errno
+import os
+
+# What a person can do where the operating system refuses.
+CURES = {
+    errno.EACCES: "give this user the right (chmod, chown), or name another path",
+    errno.EPERM: "give this user the right (chmod, chown), or name another path",
+    errno.EROFS: "name a path on another disk",
+    errno.ENOSPC: "make room, then type the same command again",
+    errno.EDQUOT: "make room, then type the same command again",
+}
+
+
+def system_text(error: OSError) -> str:
+    """Say what the operating system refuses, and what to do about it where that is known."""
+    # pyarrow puts its own words and the path before the system's.
+    said = error.strerror or str(error)
+    text = os.strerror(error.errno) if error.errno in CURES else said
+    return f"{text}; {CURES[error.errno]}" if error.errno in CURES else text
+
 
 class EngineError(Exception):
     """Any error of this engine; `exit_code` is the command's, `retryable` the scheduler's.

@@ -18,7 +18,7 @@ from engine.config import JobConfig, TuneConfig
 from engine.data.ledger import Ledger
 from engine.data.row_groups import read_row_groups
 from engine.data.storage.places import is_local, place_of
-from engine.errors import ConfigError, DataError, JobFailedError, JobInterrupted
+from engine.errors import ConfigError, DataError, JobFailedError, JobInterrupted, system_text
 from engine.preparing.call import job_settings
 from engine.preparing.prepare import Job, prepare
 from engine.preparing.resuming import claim_output
@@ -198,5 +198,5 @@ def write_results(tuning: Tuning, config: JobConfig, options: TuneConfig) -> lis
             draft.write_text(text)
             draft.replace(folder / name)
     except OSError as error:
-        raise ConfigError(f"--output {folder}: {error.strerror}") from error
+        raise ConfigError(f"--output {folder}: {system_text(error)}") from error
     return [folder / name for name in texts]

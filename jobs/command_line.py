@@ -26,7 +26,7 @@ from engine.config import (
     build_tune_config,
 )
 from engine.data.storage.places import hide_secrets
-from engine.errors import ConfigError, EngineError
+from engine.errors import ConfigError, EngineError, system_text
 from jobs.help import group_of, parameter_of
 
 Verb = Callable[..., None]
@@ -169,7 +169,7 @@ def read_job_file(path: str | None) -> dict[str, Any]:
     try:
         return tomllib.loads(Path(path).read_text())
     except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror}") from error
+        raise ConfigError(f"--config {path}: {system_text(error)}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path}: no TOML: {error}") from error
 
