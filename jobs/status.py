@@ -36,9 +36,7 @@ def status(
         engine.following.check_end(found, folder.place)
 
 
-app = new_app(
-    "status", Moment.AFTER, "OUTPUT [OPTIONS]", "icefloe status out/", "icefloe status out/ --once --json"
-)
+app = new_app("status", Moment.AFTER, "OUTPUT [OPTIONS]", "icefloe status out/", "icefloe status out/ --once --json")
 app.default(status)
 
 if __name__ == "__main__":

@@ -14,15 +14,16 @@ SHOW = """
 import sys, time
 from jobs.__main__ import app
 from jobs.command_line import run
+from engine.data.status import RunStatus
 from engine.view.progress import make_progress
 assert run(app, ["--help"]) == run(app, ["score", "--help"]) == run(app, ["describe", sys.argv[1]]) == 0
-view = make_progress(sys.stderr, False)
-view.stage("starting Ray")
-view.start(3, 0)
-view.advance(10)
+view = make_progress(sys.stderr, False, True)
+view.show(RunStatus(stage="starting Ray"))
+status = RunStatus(stage="scoring", state="scoring", shards=3, shards_done=1, rows=10, attempts=1, scoring_seconds=1.0)
+view.show(status)
 view.notice("a notice [with] 12 numbers")
 time.sleep(0.2)
-view.close()
+view.close(status)
 """
 
 
@@ -66,10 +67,10 @@ def test_a_dumb_terminal_gets_plain_lines(model: str) -> None:
     found = shown(model, {"TERM": "dumb"})
     assert not CONTROL.search(found)
     assert b"icefloe: starting Ray" in found
-    assert b"icefloe: 1 of 3 shards" in found
+    assert b"icefloe: a notice [with] 12 numbers" in found
 
 
 def test_a_pipe_gets_plain_lines(model: str) -> None:
     found = shown(model, {"TERM": "xterm-256color"}, is_terminal=False)
     assert not CONTROL.search(found)
-    assert b"icefloe: 1 of 3 shards" in found
+    assert b"icefloe: a notice [with] 12 numbers" in found
