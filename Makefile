@@ -11,7 +11,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 TESTS := $(SIDE_BY_SIDE) -m "not gpu and not chaos and not sim and not measured"
 
-.PHONY: setup demo check fast test test-oldest test-newest measured chaos soak bench bench-quick lock clean
+.PHONY: setup demo docs check fast test test-oldest test-newest measured chaos soak bench bench-quick lock clean
 
 setup: $(READY)
 
@@ -33,6 +33,9 @@ $(READY) $(OLDEST) $(NEWEST): pyproject.toml
 
 demo: $(READY)
 	$(BIN)/python examples/digits/digits.py
+
+docs: $(READY)
+	$(BIN)/python docs/generate.py
 
 check: $(READY)
 	$(BIN)/ruff check .

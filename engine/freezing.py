@@ -19,7 +19,7 @@ from engine.data.source import open_parquet
 from engine.data.storage.copying import local_copy
 from engine.data.storage.local_folder import write_whole
 from engine.data.storage.places import is_local, place_of
-from engine.errors import ConfigError, DataError, GraphError, SchemaError, StorageError
+from engine.errors import ConfigError, DataError, GraphError, SchemaError, StorageError, system_text
 from engine.model.filetype import locate_model
 from engine.model.freezing.plan import FreezeOptions, FreezePlan, plan_freeze
 from engine.model.known import model_files
@@ -96,7 +96,7 @@ def write_frozen(destination: str, frozen: "FrozenModel") -> None:
     try:
         Path(destination).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"{destination}: its folder cannot be made ({error.strerror})") from error
+        raise StorageError(f"{destination}: its folder cannot be made ({system_text(error)})") from error
     remarks: dict[str, Any] = {"repairs": frozen.notes, "comparison": frozen.comparison}
     ports = Ports(frozen.inputs, frozen.outputs, frozen.init_ops)
     # Ports come first: beside an older graph of this name they are told by their hash not to be its own.

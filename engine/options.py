@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ByteSize, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ByteSize, Field, TypeAdapter, ValidationError
 
 MAX_PERCENT = 100
 CODECS = ("zstd", "snappy", "gzip", "brotli", "lz4", "none")
@@ -223,26 +223,65 @@ def _some_of(words: tuple[str, ...]) -> Callable[[object], object]:
     return check
 
 
-Codec = Annotated[str, BeforeValidator(_one_of(CODECS))]
-Precision = Annotated[str, BeforeValidator(_one_of(PRECISIONS))]
-Precisions = Annotated[tuple[str, ...], BeforeValidator(_some_of(PRECISIONS))]
-Switches = Annotated[tuple[str, ...], BeforeValidator(_some_of(("off", "on")))]
-PathText = Annotated[str, BeforeValidator(_path)]
-OptionalPathText = Annotated[str | None, BeforeValidator(_optional(_path))]
-Paths = Annotated[tuple[str, ...], BeforeValidator(_paths)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
-Ports = Annotated[dict[str, str], BeforeValidator(_ports)]
-Constants = Annotated[dict[str, Any], BeforeValidator(_constants)]
-Fills = Annotated[dict[str, str], BeforeValidator(_fills)]
-Conditions = Annotated[tuple[str, ...], BeforeValidator(_conditions)]
-Columns = Annotated[tuple[str, ...] | Literal["all", "none"] | None, BeforeValidator(_columns)]
-OptionalCount = Annotated[int | None, BeforeValidator(_optional(_count))]
-Count = Annotated[int, BeforeValidator(_count)]
-CountOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_or_auto(_count))]
-ActorCount = Annotated[int | str, BeforeValidator(_actors)]
-BytesOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_or_auto(_num_bytes))]
-Share = Annotated[float | None, BeforeValidator(_optional(_share))]
-PositiveShare = Annotated[float | None, BeforeValidator(_optional(_positive_share))]
-PositiveNumber = Annotated[float, BeforeValidator(_positive)]
-OptionalPositiveNumber = Annotated[float | None, BeforeValidator(_optional(_positive))]
-RowBudget = Annotated[int | str, BeforeValidator(_budget)]
+class Placeholder(str):
+    """What stands for a value in help: `N`, `PATH`."""
+
+    __slots__ = ()
+
+
+def _accepts(check: Callable[[Any], object], shape: object) -> BeforeValidator:
+    """Return the check, with the shapes of what job.toml may say, for its schema."""
+    return BeforeValidator(check, json_schema_input_type=shape)
+
+
+def _enum(words: tuple[str, ...]) -> Any:
+    return Annotated[str, Field(json_schema_extra={"enum": list(words)})]
+
+
+def _text(pattern: str) -> Any:
+    return Annotated[str, Field(pattern=pattern)]
+
+
+# What job.toml may say; the checks above take texts for numbers, too, for a flag has nothing else.
+_TEXT = Annotated[str, Field(min_length=1)]
+_TEXTS = _TEXT | Annotated[list[_TEXT], Field(min_length=1)]
+_NUMBER = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+_AUTO = Literal["auto"]
+_AMOUNT = Annotated[float, Field(gt=0)]
+_PORTS = Annotated[dict[str, _TEXTS], Field(min_length=1)]
+_SHARES = Annotated[float, Field(ge=0, le=1)] | Annotated[int, Field(ge=0)]
+_POSITIVE_SHARES = Annotated[float, Field(gt=0, le=1)] | _NUMBER
+
+Codec = Annotated[str, _accepts(_one_of(CODECS), _enum(CODECS)), Placeholder("CODEC")]
+Precision = Annotated[str, _accepts(_one_of(PRECISIONS), _enum(PRECISIONS)), Placeholder("DTYPE")]
+Precisions = Annotated[tuple[str, ...], BeforeValidator(_some_of(PRECISIONS)), Placeholder("DTYPE...")]
+Switches = Annotated[tuple[str, ...], BeforeValidator(_some_of(("off", "on"))), Placeholder("on|off...")]
+PathText = Annotated[str, _accepts(_path, _TEXT), Placeholder("PATH")]
+OptionalPathText = Annotated[str | None, BeforeValidator(_optional(_path)), Placeholder("PATH")]
+Paths = Annotated[tuple[str, ...], _accepts(_paths, _TEXTS), Placeholder("PATH...")]
+Names = Annotated[tuple[str, ...], _accepts(_names, _TEXT | list[_TEXT]), Placeholder("NAME...")]
+Ports = Annotated[dict[str, str], _accepts(_ports, _PORTS), Placeholder("TENSOR=COLUMN...")]
+Constants = Annotated[dict[str, Any], _accepts(_constants, dict[str, Any]), Placeholder("TENSOR=VALUE...")]
+Fills = Annotated[dict[str, str], _accepts(_fills, dict[str, str | float | bool]), Placeholder("COLUMN=VALUE...")]
+Conditions = Annotated[tuple[str, ...], _accepts(_conditions, _TEXT | list[_TEXT]), Placeholder("CONDITION...")]
+Columns = Annotated[
+    tuple[str, ...] | Literal["all", "none"] | None, _accepts(_columns, _TEXTS), Placeholder("COLUMN...")
+]
+OptionalCount = Annotated[int | None, _accepts(_optional(_count), _NUMBER), Placeholder("N")]
+Count = Annotated[int, _accepts(_count, _NUMBER), Placeholder("N")]
+CountOrAuto = Annotated[int | Literal["auto"], _accepts(_or_auto(_count), _NUMBER | _AUTO), Placeholder("N|auto")]
+ActorCount = Annotated[
+    int | str, _accepts(_actors, _NUMBER | _text(r"^(auto|[0-9]+:[0-9]+)$")), Placeholder("N|MIN:MAX")
+]
+BytesOrAuto = Annotated[
+    int | Literal["auto"],
+    _accepts(_or_auto(_num_bytes), _NUMBER | _text(r"^(auto|[0-9.]+ ?[kKMGTPE]?i?[bB])$")),
+    Placeholder("BYTES|auto"),
+]
+Share = Annotated[float | None, _accepts(_optional(_share), _SHARES), Placeholder("SHARE")]
+PositiveShare = Annotated[float | None, _accepts(_optional(_positive_share), _POSITIVE_SHARES), Placeholder("SHARE")]
+PositiveNumber = Annotated[float, _accepts(_positive, _AMOUNT), Placeholder("NUMBER")]
+OptionalPositiveNumber = Annotated[float | None, _accepts(_optional(_positive), _AMOUNT), Placeholder("NUMBER")]
+RowBudget = Annotated[
+    int | str, _accepts(_budget, Annotated[int, Field(ge=0)] | _text(r"^[0-9.]+ ?%$")), Placeholder("N|P%")
+]

@@ -17,9 +17,9 @@ from typing import Any
 from engine.config import JobConfig, TuneConfig
 from engine.data.ledger import Ledger
 from engine.data.row_groups import read_row_groups
-from engine.data.storage.places import is_local, place_of, without_secrets
-from engine.errors import ConfigError, DataError, JobFailedError, JobInterrupted
-from engine.preparing.call import settle_paths
+from engine.data.storage.places import is_local, place_of
+from engine.errors import ConfigError, DataError, JobFailedError, JobInterrupted, system_text
+from engine.preparing.call import job_settings
 from engine.preparing.prepare import Job, prepare
 from engine.preparing.resuming import claim_output
 from engine.preparing.scoring import scoring_spec
@@ -198,18 +198,5 @@ def write_results(tuning: Tuning, config: JobConfig, options: TuneConfig) -> lis
             draft.write_text(text)
             draft.replace(folder / name)
     except OSError as error:
-        raise ConfigError(f"--output {folder}: {error.strerror}") from error
+        raise ConfigError(f"--output {folder}: {system_text(error)}") from error
     return [folder / name for name in texts]
-
-
-def job_settings(config: JobConfig) -> dict[str, Any]:
-    """Return what the caller has said of the job, with whole paths and without secrets."""
-    settled = settle_paths(config)
-    settings = {
-        name: value for name, value in settled.model_dump(mode="json").items() if name in config.model_fields_set
-    }
-    settings["model"] = without_secrets(settled.model)
-    settings["input"] = [without_secrets(uri) for uri in settled.input]
-    if "output" in settings:
-        settings["output"] = without_secrets(settled.output)
-    return settings

@@ -1,31 +1,22 @@
 """Entry points, thin: each verb of `icefloe` is a module that also runs as `python -m jobs.VERB`.
 
-`engine` and `jobs` are common words, and the import path of Ray's actors begins with the driver's working folder,
-so a foreign package of that name there is refused before anything of ours is imported.
+What they cannot run without is looked at here, before anything else is imported: a Python that has the syntax of the
+rest, in words that Python 2 parses; the packages; and a working folder that holds no other package of these names.
 """
 
 import sys
-from pathlib import Path
 
+OLDEST = (3, 11)
 
-def _refuse_foreign_packages(folder: Path, home: Path) -> None:
-    for name in ("engine", "jobs"):
-        for found in (folder / name / "__init__.py", folder / f"{name}.py"):
-            ours = home / name / "__init__.py"
-            if found.exists() and not (ours.exists() and found.samefile(ours)):
-                sys.stderr.write(
-                    f"icefloe: error: the working folder holds a package {name} of its own, {found}, which Ray's "
-                    f"actors would import instead of {ours}; run icefloe from another folder\n"
-                )
-                raise SystemExit(2)
+if sys.version_info[:2] < OLDEST:
+    found = ".".join(str(number) for number in sys.version_info[:2])
+    sys.stderr.write(
+        "icefloe: error: expected Python 3.11 or newer, found " + found + " (" + sys.executable + "); type "
+        "make setup PYTHON=python3.11 in the checkout, then .venv/bin/icefloe\n"
+    )
+    raise SystemExit(2)
 
+from jobs.surroundings import check_packages, check_working_folder  # noqa: E402
 
-def _working_folder() -> Path:
-    try:
-        return Path.cwd()
-    except FileNotFoundError:
-        sys.stderr.write("icefloe: error: the working folder is gone; run icefloe from one that is there\n")
-        raise SystemExit(2) from None
-
-
-_refuse_foreign_packages(_working_folder(), Path(__file__).resolve().parent.parent)
+check_packages()
+check_working_folder()

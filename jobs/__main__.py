@@ -1,24 +1,12 @@
 """The command `icefloe`, and `python -m jobs`: every verb under one name."""
 
-from jobs.command_line import new_app, run_app, with_freeze_options, with_job_options, with_tune_options
-from jobs.describe import describe
-from jobs.freeze import freeze
-from jobs.plan import plan
-from jobs.report import report
-from jobs.score import score
-from jobs.status import status
-from jobs.tune import tune
-from jobs.verify import verify
+from jobs import describe, freeze, plan, report, score, status, tune, verify
+from jobs.command_line import run_app
+from jobs.help import new_app
 
 app = new_app()
-app.command(with_job_options(score))
-app.command(with_job_options(plan))
-app.command(describe)
-app.command(with_freeze_options(freeze))
-app.command(verify)
-app.command(status)
-app.command(report)
-app.command(with_tune_options(tune))
+for verb in (score, describe, plan, freeze, tune, status, report, verify):
+    app.command(verb.app)
 
 
 def main() -> None:

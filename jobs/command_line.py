@@ -16,54 +16,79 @@ from typing import Annotated, Any, get_origin
 import cyclopts
 from pydantic.fields import FieldInfo
 
-import engine
-from engine.config import FreezeConfig, JobConfig, TuneConfig, build_config, build_freeze_config, build_tune_config
+from engine.config import (
+    FreezeConfig,
+    JobConfig,
+    Theme,
+    TuneConfig,
+    build_config,
+    build_freeze_config,
+    build_tune_config,
+)
 from engine.data.storage.places import hide_secrets
-from engine.errors import ConfigError, EngineError
+from engine.errors import ConfigError, EngineError, system_text
+from jobs.help import group_of, parameter_of
 
 Verb = Callable[..., None]
+Draft = Callable[[JobConfig, str], None]
 
 # What `tune` finds out by itself or has options of its own for, and what only a job on a cluster has.
 NOT_OF_TUNING = (
     *("model", "output", "overwrite", "batch_size", "actors", "precision", "xla"),
     *("shard_size", "address", "add", "max_attempts", "stall_timeout", "max_bad_rows"),
 )
+# What job.toml may say beside the job: one file serves all verbs, and each takes what is its own.
+KEYS_OF_VERBS = ("simulate", "rate", "json", "quiet", "verbose", "log_level")
+JOB_FILE = "job.toml"
+# Where a job that was told none writes to; the file that is made says so.
+NO_OUTPUT = "out"
 
 
-def new_app() -> cyclopts.App:
-    """Return an application without verbs."""
-    return cyclopts.App(
-        name="icefloe",
-        help="Score Parquet with frozen TensorFlow graphs on Ray.",
-        version=engine.__version__,
-        suppress_keyboard_interrupt=False,
-        help_format="plaintext",
-    )
-
-
-def with_job_options(verb: Verb) -> Verb:
+def with_job_options(verb: Verb, draft: Draft | None = None) -> Verb:
     """Give `verb(config, **own)` a flag for every field of `JobConfig`, and `--config`.
 
-    The flags reach the verb as one checked `JobConfig`; its own keyword parameters stay flags of their own.
+    The flags reach the verb as one checked `JobConfig`; its own keyword parameters stay flags of their own. With a
+    `draft` there is `--init` too: that is called instead, with what the flags say and the path of the file to write.
     """
     own = list(inspect.signature(verb).parameters.values())[1:]
 
     def command(**given: Any) -> None:
         mine = {parameter.name: given.pop(parameter.name, parameter.default) for parameter in own}
-        settings = read_job_file(given.pop("config", None))
+        path, is_init = given.pop("config", None), given.pop("init", False)
+        flags = {name: value for name, value in given.items() if value is not None}
+        if draft is not None and is_init:
+            draft(build_config({"output": NO_OUTPUT, **flags}), path or JOB_FILE)
+            return
+        settings = read_job_file(path)
         mine = {name: _own_value(name, value, settings) for name, value in mine.items()}
-        settings.update({name: value for name, value in given.items() if value is not None})
-        verb(build_config(settings), **mine)
+        verb(build_config({**_of_job(settings), **flags}), **mine)
 
-    return _dressed(command, verb, [*_parameters(JobConfig), _job_file_parameter(), *own])
+    init = [] if draft is None else [INIT]
+    return _dressed(command, verb, [*_parameters(JobConfig), CONFIG, *init, *own])
 
 
-def _job_file_parameter() -> inspect.Parameter:
-    help_text = "TOML file with any of these options (underscores in names); flags win over it."
-    return inspect.Parameter(
-        "config", inspect.Parameter.KEYWORD_ONLY, default=None,
-        annotation=Annotated[str | None, cyclopts.Parameter(help=help_text, show_default=False)],
-    )  # fmt: skip
+def _of_job(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what a file says of the job, without what it says to verbs."""
+    return {name: value for name, value in settings.items() if name not in KEYS_OF_VERBS}
+
+
+def _own_parameter(name: str, default: object, kind: object, help_text: str) -> inspect.Parameter:
+    shown = cyclopts.Parameter(
+        help=help_text, group=group_of(Theme.JOB_FILE), metavar="PATH", negative="", show_default=False
+    )
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, shown])
+
+
+CONFIG = _own_parameter(
+    "config", None, str | None, "TOML file with any of these options (underscores in names); flags win over it."
+)
+INIT = _own_parameter(
+    "init",
+    False,
+    bool,
+    "Score nothing, but write such a file, filled in from the model and the first input file, to --config; a file that "
+    f"is there stays unless --overwrite. [default of --config: {JOB_FILE}]",
+)
 
 
 def with_freeze_options(verb: Verb) -> Verb:
@@ -86,14 +111,14 @@ def with_tune_options(verb: Verb) -> Verb:
     _, _, model, *own = inspect.signature(verb).parameters.values()
     flags = [each for each in _parameters(JobConfig) if each.name not in NOT_OF_TUNING]
 
-    def command(model: str | None = None, **given: Any) -> None:
+    def command(*models: str | None, **given: Any) -> None:
         mine = {parameter.name: given.pop(parameter.name, parameter.default) for parameter in own}
-        settings = read_job_file(given.pop("config", None))
+        settings = _of_job(read_job_file(given.pop("config", None)))
         given = {name: value for name, value in given.items() if value is not None}
         settings.update({name: given.pop(name) for name in list(given) if name not in TuneConfig.model_fields})
-        verb(settings, build_tune_config(given), model, **mine)
+        verb(settings, build_tune_config(given), next(iter(models), None), **mine)
 
-    return _dressed(command, verb, [model, *flags, *_parameters(TuneConfig), _job_file_parameter(), *own])
+    return _dressed(command, verb, [model, *flags, *_parameters(TuneConfig), CONFIG, *own])
 
 
 def _dressed(command: Verb, verb: Verb, parameters: list[inspect.Parameter]) -> Verb:
@@ -127,7 +152,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         annotation = bool | None
     elif is_many:
         annotation = tuple[str, ...] | None
-    settings = cyclopts.Parameter(help=field.description, consume_multiple=is_many, negative="", show_default=False)
+    settings = parameter_of(field, is_many)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation, settings]
     )
@@ -144,7 +169,7 @@ def read_job_file(path: str | None) -> dict[str, Any]:
     try:
         return tomllib.loads(Path(path).read_text())
     except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror}") from error
+        raise ConfigError(f"--config {path}: {system_text(error)}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path}: no TOML: {error}") from error
 

@@ -6,12 +6,15 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from jobs.command_line import new_app, print_json, run_app
+from engine.config import Theme
+from jobs.command_line import print_json, run_app
+from jobs.help import Moment, group_of, new_app
 
 MODEL = (
     "Frozen graph (.pb, .pbtxt), checkpoint (prefix, any of its files, folder), MetaGraph, SavedModel or Keras file."
 )
 LOAD = "Ask TensorFlow for true dtypes and shapes, and count the multiply-adds of a row."
+LOOKED_AT = group_of(Theme.LOOKED_AT)
 TENSORBOARD = "Folder to write the graph to, without its weights, for TensorBoard."
 
 
@@ -19,8 +22,10 @@ def describe(
     model: Annotated[str, Parameter(help=MODEL)],
     /,
     *,
-    load: Annotated[bool, Parameter(help=LOAD, negative="", show_default=False)] = False,
-    tensorboard: Annotated[str | None, Parameter(help=TENSORBOARD, show_default=False)] = None,
+    load: Annotated[bool, Parameter(help=LOAD, group=LOOKED_AT, negative="", show_default=False)] = False,
+    tensorboard: Annotated[
+        str | None, Parameter(help=TENSORBOARD, group=LOOKED_AT, metavar="PATH", show_default=False)
+    ] = None,
     json: Annotated[bool, Parameter(help="Print it as JSON.", negative="", show_default=False)] = False,
 ) -> None:
     """Show what a model is: ports, weights, operations, what stands in the way of scoring, and a command to paste."""
@@ -53,7 +58,9 @@ def describe(
         print_description(description, sys.stdout)
 
 
-app = new_app()
+app = new_app(
+    "describe", Moment.BEFORE, "MODEL [OPTIONS]", "icefloe describe model.pb", "icefloe describe saved_model/ --json"
+)
 app.default(describe)
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from engine.config import FreezeConfig
-from jobs.command_line import new_app, print_json, run_app, with_freeze_options
+from jobs.command_line import print_json, run_app, with_freeze_options
+from jobs.help import Moment, new_app
 from jobs.native_logs import quiet_tensorflow
 
 
@@ -38,7 +39,13 @@ def freeze(
         print_frozen(dest, frozen, config.allow_op, config.op_library, sys.stdout)
 
 
-app = new_app()
+app = new_app(
+    "freeze",
+    Moment.BEFORE,
+    "SOURCE DEST.pb [OPTIONS]",
+    "icefloe freeze run/model-1000 model.pb --outputs prediction",
+    "icefloe freeze saved_model/ model.pb",
+)
 app.default(with_freeze_options(freeze))
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from engine.config import JobConfig, SimulationConfig, build_simulation_config
-from jobs.command_line import new_app, print_json, run_app, with_job_options
+from jobs.command_line import print_json, run_app, with_job_options
+from jobs.help import Moment, new_app, parameter_of
 
 FIELDS = SimulationConfig.model_fields
 
@@ -14,8 +15,8 @@ FIELDS = SimulationConfig.model_fields
 def plan(
     config: JobConfig,
     *,
-    simulate: Annotated[str | None, Parameter(help=FIELDS["simulate"].description, show_default=False)] = None,
-    rate: Annotated[str | None, Parameter(help=FIELDS["rate"].description, show_default=False)] = None,
+    simulate: Annotated[str | None, parameter_of(FIELDS["simulate"])] = None,
+    rate: Annotated[str | None, parameter_of(FIELDS["rate"])] = None,
     json: Annotated[bool, Parameter(help="Print the plan as JSON.", negative="", show_default=False)] = False,
 ) -> None:
     """Show what score would run: shards, binding, data in flight and output; run nothing."""
@@ -30,7 +31,13 @@ def plan(
         print_preview(found, sys.stdout)
 
 
-app = new_app()
+app = new_app(
+    "plan",
+    Moment.BEFORE,
+    "--model PATH --input PATH... --output PATH [OPTIONS]",
+    "icefloe plan --model model.pb --input data/ --output out/",
+    "icefloe plan --config job.toml --simulate 64 --rate 2000",
+)
 app.default(with_job_options(plan))
 
 if __name__ == "__main__":

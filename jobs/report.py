@@ -6,7 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from jobs.command_line import new_app, run_app
+from jobs.command_line import run_app
+from jobs.help import Moment, new_app
 
 
 def report(output: Annotated[str, Parameter(help="Output folder of a job: a path or URI.")], /) -> None:
@@ -19,7 +20,7 @@ def report(output: Annotated[str, Parameter(help="Output folder of a job: a path
     sys.stdout.write(place + "\n")
 
 
-app = new_app()
+app = new_app("report", Moment.AFTER, "OUTPUT", "icefloe report out/")
 app.default(report)
 
 if __name__ == "__main__":

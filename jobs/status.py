@@ -5,7 +5,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from jobs.command_line import new_app, print_json, run_app
+from jobs.command_line import print_json, run_app
+from jobs.help import Moment, new_app
 
 
 def status(
@@ -35,7 +36,7 @@ def status(
         engine.following.check_end(found, folder.place)
 
 
-app = new_app()
+app = new_app("status", Moment.AFTER, "OUTPUT [OPTIONS]", "icefloe status out/", "icefloe status out/ --once --json")
 app.default(status)
 
 if __name__ == "__main__":

@@ -6,10 +6,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from engine.config import TuneConfig, build_config
-from jobs.command_line import new_app, print_json, run_app, with_tune_options
-
-# Where a job that was told none writes to; the file that is made says so.
-NO_OUTPUT = "out"
+from jobs.command_line import NO_OUTPUT, print_json, run_app, with_tune_options
+from jobs.help import Moment, new_app
 
 
 def tune(
@@ -42,7 +40,13 @@ def tune(
         print_tuning(tuning, paths, sys.stdout)
 
 
-app = new_app()
+app = new_app(
+    "tune",
+    Moment.BEFORE,
+    "MODEL --input PATH... [OPTIONS]",
+    "icefloe tune model.pb --input data/",
+    "icefloe tune --config job.toml --seconds 60 --output tuned",
+)
 app.default(with_tune_options(tune))
 
 if __name__ == "__main__":

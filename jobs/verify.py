@@ -7,16 +7,22 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from engine.config import Theme
 from engine.errors import ConfigError, EngineError, JobFailedError
-from jobs.command_line import new_app, print_json, run_app
+from jobs.command_line import print_json, run_app
+from jobs.help import Moment, group_of, new_app
 from jobs.native_logs import quiet_tensorflow
+
+SAMPLE = "Score so many random rows again, without Ray, and compare. [default: 0]"
 
 
 def verify(
     output: Annotated[str, Parameter(help="Output folder of a job: a path or URI.")],
     /,
     *,
-    sample: Annotated[int, Parameter(help="Score so many random rows again, without Ray, and compare.")] = 0,
+    sample: Annotated[
+        int, Parameter(help=SAMPLE, group=group_of(Theme.LOOKED_AT), metavar="N", show_default=False)
+    ] = 0,
     json: Annotated[bool, Parameter(help="Print what was found as JSON.", negative="", show_default=False)] = False,
 ) -> None:
     """Check an output: parts against manifest and inputs, every row accounted for; exit 1 where something is wrong."""
@@ -48,7 +54,7 @@ def verify(
         raise JobFailedError(f"{found.output}: {things} wrong, as listed")
 
 
-app = new_app()
+app = new_app("verify", Moment.AFTER, "OUTPUT [OPTIONS]", "icefloe verify out/", "icefloe verify out/ --sample 1000")
 app.default(verify)
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from engine.data.storage.places import hide_secrets
-from engine.errors import DataError, EngineError, JobFailedError, RefusedError, StorageError
+from engine.errors import DataError, EngineError, JobFailedError, RefusedError, StorageError, system_text
 
 # ArrowInvalid and friends say that the bytes are wrong; an OSError says that the storage did not deliver them.
 FOREIGN: dict[type[Exception], type[EngineError]] = {
@@ -55,7 +55,7 @@ def is_refusal(error: BaseException) -> bool:
 
 def cause_of(error: BaseException) -> str:
     """Return what an error says, in one line and without secrets."""
-    text = (getattr(error, "strerror", None) if getattr(error, "errno", None) else None) or str(error)
+    text = system_text(error) if isinstance(error, OSError) and error.errno else str(error)
     return hide_secrets(" ".join(str(text).split())) or type(error).__name__
 
 
@@ -75,7 +75,8 @@ def reading(place: str) -> Iterator[None]:
         is_damage = isinstance(error, OSError) and error.errno in (None, errno.EINVAL)
         kind = DataError if is_damage else next(ours for theirs, ours in FOREIGN.items() if isinstance(error, theirs))
         what = READ_AS.get(kind, "cannot be read now")
-        raise kind(f"{place}: {what}: {hide_secrets(str(error).strip()) or type(error).__name__}") from error
+        why = cause_of(error) if isinstance(error, PermissionError) else hide_secrets(str(error).strip())
+        raise kind(f"{place}: {what}: {why or type(error).__name__}") from error
     except Exception as error:
         if not _is_of_client(error):
             raise

@@ -139,11 +139,19 @@ def _check_count(binding: FeedBinding) -> None:
             return
         found, expected = found * leaf.byte_width, expected * numpy_dtype(tensor.dtype).itemsize
         if found != expected:
-            raise SchemaError(f"column {what} holds {found} bytes a row where {tensor} takes {expected}")
+            raise SchemaError(
+                f"column {what} holds {found} bytes a row where {tensor} takes {expected}; {_other(tensor)}"
+            )
     elif source.is_stacked and found != expected:
-        raise SchemaError(f"--feed {tensor.name}={source.text} names {found} columns where {tensor} takes {expected}")
+        raise SchemaError(
+            f"--feed {tensor.name}={source.text} names {found} columns where {tensor} takes {expected}; name as many"
+        )
     elif found != expected:
-        raise SchemaError(f"column {what} holds {found} values a row where {tensor} takes {expected}")
+        raise SchemaError(f"column {what} holds {found} values a row where {tensor} takes {expected}; {_other(tensor)}")
+
+
+def _other(tensor: TensorSpec) -> str:
+    return f"name another column, or several to stack (--feed {tensor.name}=COLUMN,COLUMN)"
 
 
 def _check_dtype(column: ColumnPath, leaf: pa.DataType, tensor: TensorSpec) -> None:
@@ -153,7 +161,7 @@ def _check_dtype(column: ColumnPath, leaf: pa.DataType, tensor: TensorSpec) -> N
             raise SchemaError(f"{what} cannot fill {tensor}: {cure}")
     if dtype == "string":
         if not is_text(leaf) and not is_binary(leaf):
-            raise SchemaError(f"{what} cannot fill {tensor}: expected strings or binary")
+            raise SchemaError(f"{what} cannot fill {tensor}: expected strings or binary; {_other(tensor)}")
         return
     try:
         target = numpy_dtype(dtype)
@@ -162,7 +170,9 @@ def _check_dtype(column: ColumnPath, leaf: pa.DataType, tensor: TensorSpec) -> N
     if is_binary(leaf):
         return
     if is_text(leaf):
-        raise SchemaError(f"column {str(column)!r} holds text ({column.type}) where {tensor} takes numbers")
+        raise SchemaError(
+            f"column {str(column)!r} holds text ({column.type}) where {tensor} takes numbers; {_other(tensor)}"
+        )
     if not is_number(leaf):
         raise SchemaError(f"{what} cannot fill {tensor}: cast it to numbers upstream")
     if not _can_cast(np.dtype(leaf.to_pandas_dtype()), target):

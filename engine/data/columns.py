@@ -73,7 +73,7 @@ def resolve_column(columns: InputSchema, text: str, flag: str) -> ColumnPath:
     """
     found = _find(columns, text)
     if found is None:
-        known = [str(path) for path in _paths(columns.whole)]
+        known = [str(path) for path in all_paths(columns.whole)]
         near = difflib.get_close_matches(text, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(columns.whole.names) or 'none'}"
         raise SchemaError(f"{columns.path} has no column {text!r}; {hint} ({flag})")
@@ -111,7 +111,7 @@ def _is_glob(word: str) -> bool:
 
 def _match(columns: InputSchema, pattern: str, flag: str) -> list[ColumnPath]:
     """Return the top-level columns that a glob matches, in the schema's order; else the struct fields that it does."""
-    paths = list(_paths(columns.schema))
+    paths = list(all_paths(columns.schema))
     for is_nested in (False, True):
         found = [p for p in paths if (len(p.names) > 1) == is_nested and fnmatch.fnmatchcase(str(p), pattern)]
         if found:
@@ -129,18 +129,18 @@ def _find(columns: InputSchema, text: str) -> ColumnPath | None:
         )
     if text in schema.names:
         return ColumnPath((text,), schema.field(text).type)
-    found = [path for path in _paths(schema) if str(path) == text]
+    found = [path for path in all_paths(schema) if str(path) == text]
     if len(found) > 1:
         raise SchemaError(f"{columns.path} has {len(found)} fields called {text!r}; rename them upstream")
     return found[0] if found else None
 
 
-def _paths(schema: Iterable[pa.Field]) -> Iterator[ColumnPath]:
+def all_paths(schema: Iterable[pa.Field]) -> Iterator[ColumnPath]:
     """Yield every column and every struct field below one, parents first."""
     for field in schema:
         yield ColumnPath((field.name,), field.type)
         if pa.types.is_struct(field.type):
-            for path in _paths(field.type.fields):
+            for path in all_paths(field.type.fields):
                 yield ColumnPath((field.name, *path.names), path.type)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from engine.data.pieces import InputFile, partition_folder
 from engine.data.storage.places import is_inside, is_local, place_of
 from engine.data.storage.reading import FileState, Storage, storage_of
-from engine.errors import DataError, PlanError
+from engine.errors import DataError, PlanError, system_text
 
 SUFFIXES = (".parquet", ".parq", ".pq")
 HIDDEN = ("_", ".")
@@ -96,7 +96,7 @@ def _list_local(uri: str) -> Iterator[tuple[str, InputFile]]:
 
 def _walk(folder: str, root: str) -> Iterator[tuple[str, InputFile]]:
     def refuse(error: OSError) -> None:
-        raise PlanError(f"--input {folder}: cannot list {error.filename} ({error.strerror})")
+        raise PlanError(f"--input {folder}: cannot list {error.filename} ({system_text(error)})")
 
     for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         _refuse_local_table(place, folders)
@@ -129,7 +129,7 @@ def _stat(path: str) -> os.stat_result:
     try:
         return os.stat(path)
     except OSError as error:
-        raise PlanError(f"--input {path}: {error.strerror}") from error
+        raise PlanError(f"--input {path}: {system_text(error)}") from error
 
 
 def _refuse_local_table(folder: str, names: Collection[str]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from engine.errors import GraphError
+from engine.errors import GraphError, system_text
 
 MAX_GRAPH_BYTES = 2**31 - 1
 HEAD_BYTES = 4096
@@ -80,7 +80,7 @@ def locate_model(path: str) -> ModelPath:
         hint = f"; in that folder there is {', '.join(beside)}" if beside else ""
         raise GraphError(f"{path}: no such file{hint}") from error
     except OSError as error:
-        raise GraphError(f"{path}: cannot be read ({error.strerror})") from error
+        raise GraphError(f"{path}: cannot be read ({system_text(error)})") from error
     if prefix is not None and (tail == TABLE_MAGIC or not place.suffix.startswith(".pb")):  # V1 in one file
         return ModelPath(ModelKind.CHECKPOINT, prefix, path)
     return _recognise(path, head, tail)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.errors import GraphError
+from engine.errors import GraphError, system_text
 from engine.model.filetype import ModelPath
 from engine.model.tensor import Shape, TensorSpec
 
@@ -58,7 +58,7 @@ def read_keras_file(model: ModelPath) -> KerasFile:
         with open(model.path, "rb") as file:
             is_hdf5 = file.read(len(HDF5_MAGIC)) == HDF5_MAGIC
     except OSError as error:
-        raise GraphError(f"{model.given}: cannot be read ({error.strerror})") from error
+        raise GraphError(f"{model.given}: cannot be read ({system_text(error)})") from error
     config, version = (_read_hdf5 if is_hdf5 else _read_zip)(model)
     return _describe("HDF5" if is_hdf5 else "zip", config, version)
 

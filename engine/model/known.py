@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.errors import GraphError
+from engine.errors import GraphError, system_text
 from engine.model.audit import audit_graph, check_audit
 from engine.model.closure import split_tensor
 from engine.model.filetype import ModelKind, ModelPath, checkpoint_files, locate_model
@@ -120,7 +120,7 @@ def _digest(found: ModelPath) -> str:
                 while chunk := opened.read(CHUNK_BYTES):
                     digest.update(chunk)
         except OSError as error:
-            raise GraphError(f"{found.given}: {file} cannot be read ({error.strerror})") from error
+            raise GraphError(f"{found.given}: {file} cannot be read ({system_text(error)})") from error
     return digest.hexdigest()
 
 

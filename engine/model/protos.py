@@ -15,7 +15,7 @@ from tensorboard.compat.proto import meta_graph_pb2
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.compat.proto.meta_graph_pb2 import MetaGraphDef
 
-from engine.errors import GraphError
+from engine.errors import GraphError, system_text
 from engine.model.filetype import HEAD_BYTES, MAX_GRAPH_BYTES, explain_bytes, text_field
 
 MAX_QUOTED = 200  # characters of a file's own text in a message
@@ -51,7 +51,7 @@ def read_bytes(path: str) -> bytes:
         if os.path.getsize(path) <= MAX_GRAPH_BYTES:
             return Path(path).read_bytes()
     except OSError as error:
-        raise GraphError(f"{path}: cannot be read ({error.strerror})") from error
+        raise GraphError(f"{path}: cannot be read ({system_text(error)})") from error
     raise GraphError(
         f"{path}: larger than 2 GiB, which no GraphDef can be (a protobuf message ends there); "
         "freeze the model in parts, or feed its largest table as a column"

@@ -6,12 +6,13 @@ Looks at no model and no column. Start at `settle_paths`.
 import functools
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from engine.config import JobConfig
 from engine.data.listing import would_list
 from engine.data.pieces import InputFile
 from engine.data.storage.connecting import connected
-from engine.data.storage.places import is_inside, is_local, local_path, place_of
+from engine.data.storage.places import is_inside, is_local, local_path, place_of, without_secrets
 from engine.errors import ConfigError, PlanError
 
 
@@ -46,6 +47,19 @@ def _absolute(uri: str, flag: str) -> str:
     if not os.path.isabs(path) and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         raise ConfigError(f"{flag} {path}: a relative path inside a Ray job; name the whole path, /...")
     return os.path.abspath(path)
+
+
+def job_settings(config: JobConfig) -> dict[str, Any]:
+    """Return what the caller has said of the job, with whole paths and without secrets."""
+    settled = settle_paths(config)
+    settings = {
+        name: value for name, value in settled.model_dump(mode="json").items() if name in config.model_fields_set
+    }
+    settings["model"] = without_secrets(settled.model)
+    settings["input"] = [without_secrets(uri) for uri in settled.input]
+    if "output" in settings:
+        settings["output"] = without_secrets(settled.output)
+    return settings
 
 
 def check_together(config: JobConfig) -> None:

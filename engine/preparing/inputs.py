@@ -88,7 +88,7 @@ def prune_folders(config: JobConfig, files: Sequence[InputFile], storage: Storag
     conditions = [parse_condition(text) for text in config.where]
     on_folders: list[tuple[str, BoundCondition]] = []
     if any(condition.column in names for condition in conditions):
-        first, _ = _look_at_first(files, names, storage)
+        first, _ = look_at_first(files, names, storage)
         on_folders = [
             (each.column, bind_condition(each, pa.string(), is_partition=True))
             for each in conditions
@@ -115,7 +115,7 @@ def choose_inputs(
         DataError: if the first file is damaged.
     """
     at_hand = target.files if target.first_plan is None else listed.files  # of the target's some may be gone
-    first, metadata = _look_at_first(at_hand, listed.partitions, listed.storage)
+    first, metadata = look_at_first(at_hand, listed.partitions, listed.storage)
     if target.first_plan is not None:
         first = kept_schema(target.first_plan)
     sources = {tensor: resolve_feed(first, text) for tensor, text in feed.items()}
@@ -145,10 +145,14 @@ def choose_inputs(
     )
 
 
-def _look_at_first(
+def look_at_first(
     files: Sequence[InputFile], partitions: Sequence[str], storage: Storage
 ) -> tuple[InputSchema, pq.FileMetaData]:
-    """Return what the first file with rows shows: pandas writes an empty one without types."""
+    """Return what the first file with rows shows: pandas writes an empty one without types.
+
+    Raises:
+        DataError: if it is damaged.
+    """
     looks = (_look_at(file, partitions, storage) for file in files[:MAX_EMPTY])
     first = next(looks)
     return first if first[1].num_rows else next((look for look in looks if look[1].num_rows), first)

@@ -24,7 +24,7 @@ from engine.data.source import open_parquet
 from engine.data.storage.copying import local_copy
 from engine.data.storage.places import place_of
 from engine.data.storage.reading import Storage, storage_of
-from engine.errors import ConfigError, GraphError, PlanError
+from engine.errors import ConfigError, GraphError, PlanError, system_text
 from engine.model.constants import read_constant
 from engine.model.devices import shows_gpu
 from engine.model.infer import infer_tensor
@@ -255,7 +255,7 @@ def _file_sha256(path: str) -> str:
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError as error:
-        raise ConfigError(f"--op-library {path}: {error.strerror}") from error
+        raise ConfigError(f"--op-library {path}: {system_text(error)}") from error
 
 
 def _fixed_rows(feeds: tuple[FeedBinding, ...]) -> int | None:

@@ -144,9 +144,11 @@ def _fill(one: PoolSize, nodes: Sequence[NodeSize]) -> tuple[int, int]:
     )
     if num_actors < 1:
         share = f"{one.gpus:g} GPU" if one.gpus else f"{one.cpus:g} CPU"
+        on_cpus = "type --gpus-per-actor 0 to score on CPUs" if one.gpus and not any(n.gpus for n in nodes) else ""
+        less = on_cpus or "ask for less (--gpus-per-actor, --cpus-per-actor)"
         raise ClusterError(
-            f"no node has room for one actor of {share} ({_show(nodes)}); ask for less (--gpus-per-actor, "
-            "--cpus-per-actor), or say how many to wait for (--actors N or MIN:MAX)"
+            f"no node has room for one actor of {share} ({_show(nodes)}); {less}, or say how many to wait for "
+            "(--actors N or MIN:MAX)"
         )
     return num_actors, num_actors
 

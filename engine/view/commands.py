@@ -6,6 +6,7 @@ Pure. What the caller has to choose stands in capitals: INPUT, OUTPUT, DEST.pb, 
 import re
 import shlex
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from engine.model.describing.description import Description, Kind
 from engine.model.metagraph import DEFAULT_SIGNATURE
@@ -29,27 +30,39 @@ def command_to_paste(description: Description) -> str:
     if keras is not None and (keras.code or keras.custom_classes or not keras.class_name):
         return ""  # nothing but its makers' code can load it; the notes say so
     words = _freeze_words(description) if description.is_source else _score_words(description)
-    acting = dict.fromkeys(finding.operation for finding in description.findings if not finding.is_foreign)
-    for operation in acting:
+    for operation in acting_operations(description):
         words += ["--allow-op", operation]
     if any(finding.is_foreign for finding in description.findings):
         words += ["--op-library", "PATH"]
     return shlex.join(words)
 
 
+def score_settings(description: Description) -> dict[str, Any]:
+    """Return what a job has to be told to score with a frozen graph, by option; the values of `set` as flags say them.
+
+    Columns have the names of their tensors.
+    """
+    needed = needed_inputs(description)
+    constants = _constants(needed)
+    # An output that is known to follow the rows, if any is: the others may be sums and the like.
+    rows = [spec for spec in description.outputs if spec.shape and spec.shape[0] is None]
+    fetched = [spec.name for spec in (rows or description.outputs)[:MAX_FETCHES]]
+    settings: dict[str, Any] = {
+        "feed": default_columns(_fed(needed, constants)),
+        "fetch": default_columns(fetched),
+        "init_op": description.init_ops,
+        "set": constants,
+    }
+    return settings | ({"unbatched": True} if needed and all(spec.shape == () for spec in needed) else {})
+
+
 def _score_words(description: Description) -> list[str]:
     words = ["icefloe", "score", "--model", description.path, "--input", "INPUT", "--output", "OUTPUT"]
-    needed = _needed(description)
-    constants = _constants(needed)
-    if description.ports_from != "ports":
-        # An output that is known to follow the rows, if any is: the others may be sums and the like.
-        rows = [spec for spec in description.outputs if spec.shape and spec.shape[0] is None]
-        fetched = [spec.name for spec in (rows or description.outputs)[:MAX_FETCHES]]
-        words += _flags("--feed", default_columns(_fed(needed, constants)))
-        words += _flags("--fetch", default_columns(fetched))
-        words += [word for name in description.init_ops for word in ("--init-op", name)]
-    takes_one_row = bool(needed) and all(spec.shape == () for spec in needed)
-    return words + _flags("--set", constants) + ["--unbatched"] * takes_one_row
+    settings = score_settings(description)
+    if description.ports_from != "ports":  # which score takes by itself
+        words += _flags("--feed", settings["feed"]) + _flags("--fetch", settings["fetch"])
+        words += [word for name in settings["init_op"] for word in ("--init-op", name)]
+    return words + _flags("--set", settings["set"]) + ["--unbatched"] * ("unbatched" in settings)
 
 
 def _freeze_words(description: Description) -> list[str]:
@@ -58,7 +71,7 @@ def _freeze_words(description: Description) -> list[str]:
     words = ["icefloe", "freeze", source, "DEST.pb"]
     if description.keras is not None:
         return words
-    needed = _needed(description)
+    needed = needed_inputs(description)
     if description.ports_from == "signature":
         has_choice = len(description.signatures) > 1 and description.signature != DEFAULT_SIGNATURE
         words += ["--signature", description.signature] if has_choice else []
@@ -75,7 +88,13 @@ def _freeze_words(description: Description) -> list[str]:
     ]  # fmt: skip
 
 
-def _needed(description: Description) -> list[TensorSpec]:
+def acting_operations(description: Description) -> list[str]:
+    """Return the operations inside that reach outside the graph, which a call has to let through."""
+    return list(dict.fromkeys(finding.operation for finding in description.findings if not finding.is_foreign))
+
+
+def needed_inputs(description: Description) -> list[TensorSpec]:
+    """Return the inputs that have no value of their own."""
     return [spec for spec in description.inputs if spec.name not in description.optional_inputs]
 
 

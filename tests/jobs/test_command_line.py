@@ -9,7 +9,6 @@ import cyclopts
 import graphs
 import pytest
 
-import engine
 import jobs.describe
 import jobs.plan
 import jobs.score
@@ -28,7 +27,8 @@ from engine.errors import (
     WorkerLostError,
 )
 from jobs.__main__ import app
-from jobs.command_line import new_app, read_job_file, run, with_job_options
+from jobs.command_line import read_job_file, run, with_job_options
+from jobs.help import new_app
 
 REQUIRED = ["--model", "m.pb", "--input", "in", "--output", "out"]
 
@@ -248,17 +248,6 @@ def test_help_shows_every_option_s_help(verb: str, capsys: pytest.CaptureFixture
         assert " ".join(str(field.description).split()) in text
     assert "--config" in text
     assert "flags win over it" in text
-
-
-def test_help_of_the_command_shows_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(app, ["--help"]) == 0
-    text = capsys.readouterr().out
-    assert all(verb in text for verb in ("score", "plan", "describe"))
-
-
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(app, ["--version"]) == 0
-    assert capsys.readouterr().out.strip() == engine.__version__
 
 
 @pytest.mark.parametrize(

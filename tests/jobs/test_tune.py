@@ -10,7 +10,7 @@ from conftest import is_below, wait_for
 
 from engine.config import build_config
 from engine.errors import ConfigError
-from engine.tuning import job_settings
+from engine.preparing.call import job_settings
 from jobs.__main__ import app
 from jobs.command_line import run
 

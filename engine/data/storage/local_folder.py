@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from engine.data.arrow_errors import reading, writing
 from engine.data.storage.folder import JOB_FOLDER, TEMPORARY_PREFIX, Draft, OutputFolder, PublishedPart, hash_file
-from engine.errors import PlanError
+from engine.errors import PlanError, system_text
 
 
 class LocalFolder(OutputFolder):
@@ -70,7 +70,7 @@ class LocalFolder(OutputFolder):
         try:
             (self.root / JOB_FOLDER).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise PlanError(f"--output {self.place}: cannot make this folder ({error.strerror})") from error
+            raise PlanError(f"--output {self.place}: cannot make this folder ({system_text(error)})") from error
 
     def size(self, name: str) -> int | None:
         """Return the size of a file; None where there is none."""

@@ -20,7 +20,7 @@ from typing import Any
 from engine.data.arrow_errors import is_refusal
 from engine.data.storage.folder import JOB_FOLDER, OutputFolder
 from engine.data.storage.local_folder import LocalFolder
-from engine.errors import EngineError, JobFailedError, PlanError, StorageError
+from engine.errors import EngineError, JobFailedError, PlanError, StorageError, system_text
 
 LOCK = f"{JOB_FOLDER}/lock"
 RENEW_SECONDS, WATCH_SECONDS, POLL_SECONDS = 20.0, 60.0, 2.0
@@ -79,7 +79,7 @@ def _file_lock(folder: LocalFolder) -> Iterator[bool]:
     try:
         descriptor = _take(folder, path)
     except OSError as error:
-        text = f"{folder.place}: cannot be written to ({error.strerror})"
+        text = f"{folder.place}: cannot be written to ({system_text(error)})"
         raise (PlanError(f"--output {text}") if is_refusal(error) else StorageError(text)) from error
     if descriptor is None:
         yield False

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.errors import GraphError
+from engine.errors import GraphError, system_text
 from engine.model.audit import audit_everything, audit_graph
 from engine.model.closure import needed_nodes, reachable_functions, split_tensor
 from engine.model.describing.advice import Ailments, notes_on
@@ -91,7 +91,7 @@ def _size(found: ModelPath) -> int:
     try:
         return sum(file.stat().st_size for file in files if file.is_file())
     except OSError as error:
-        raise GraphError(f"{found.given}: cannot be read ({error.strerror})") from error
+        raise GraphError(f"{found.given}: cannot be read ({system_text(error)})") from error
 
 
 def _is_text(found: ModelPath) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, system_text
 from engine.model.describing.slim import without_weights
 from engine.model.graphdef import Graph
 
@@ -38,5 +38,5 @@ def write_graph_log(graph: Graph | None, folder: str) -> str:
             for event in events:
                 writer.write(event.SerializeToString())
     except OSError as error:
-        raise ConfigError(f"--tensorboard {folder}: cannot be written ({error.strerror})") from error
+        raise ConfigError(f"--tensorboard {folder}: cannot be written ({system_text(error)})") from error
     return str(path)

@@ -1,9 +1,9 @@
 """A `job.toml` of what was measured: the settings to take, the others as comments. Pure. Start at `job_file`."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from engine.job_toml import SCHEMA_LINE, setting_lines
 from engine.run.tuning.choice import Tuning
 from engine.run.tuning.settings import Layout, Measurement
 
@@ -26,10 +26,11 @@ def job_file(tuning: Tuning, settings: Mapping[str, Any], is_named: bool) -> str
     best, faster = tuning.best, tuning.faster
     chosen = faster[0] if is_named and faster else best
     lines = [
+        SCHEMA_LINE,
         f"# Measured by icefloe tune: {tuning.sample_rows:,} rows on {tuning.machine.cores} cores"
         + (f" and {tuning.machine.gpus} GPUs" if tuning.machine.gpus else "")
         + ". To score with it: icefloe score --config job.toml",
-        *(f"{name} = {toml_value(settings[name])}" for name in FIRST if name in settings),
+        *(line for name in FIRST if name in settings for line in setting_lines(name, settings[name])),
         "",
         f"# {_figures(tuning, chosen)}",
         f"batch_size = {chosen.batch_rows}",
@@ -37,11 +38,9 @@ def job_file(tuning: Tuning, settings: Mapping[str, Any], is_named: bool) -> str
         *_numbers_lines(tuning, chosen, settings),
         "",
     ]
-    plain = {k: v for k, v in settings.items() if k not in (*FIRST, *TUNED) and not isinstance(v, Mapping)}
-    lines += [f"{name} = {toml_value(value)}" for name, value in plain.items() if value is not None]
-    for name, table in settings.items():
-        if isinstance(table, Mapping) and table:
-            lines += ["", f"[{name}]", *(f"{toml_text(key)} = {toml_value(each)}" for key, each in table.items())]
+    for name, value in settings.items():
+        if name not in (*FIRST, *TUNED):
+            lines += setting_lines(name, value)
     return "\n".join(lines) + "\n"
 
 
@@ -71,7 +70,7 @@ def _numbers_lines(tuning: Tuning, chosen: Measurement, settings: Mapping[str, A
         ]
     if chosen is tuning.best:  # what the job had been given stays
         own = [name for name in ("precision", "xla") if name in settings]
-        lines = [*(f"{name} = {toml_value(settings[name])}" for name in own), *lines]
+        lines = [*(line for name in own for line in setting_lines(name, settings[name])), *lines]
     return lines
 
 
@@ -84,21 +83,3 @@ def drift_text(measured: Measurement) -> str:
     if drift.argmax_changed is not None:
         text += f", the largest entry is another one in {drift.argmax_changed:.2%} of rows"
     return f"{text} ({drift.rows:,} rows compared)"
-
-
-def toml_value(value: object) -> str:
-    """Write a value as TOML has it: a text, number, switch, list or table of these."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return repr(value)
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(toml_value, value))}]"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{toml_text(key)} = {toml_value(each)}" for key, each in value.items()) + "}"
-    return toml_text(str(value))
-
-
-def toml_text(text: str) -> str:
-    """Write a basic string: as JSON has it, but for DEL, which TOML wants escaped, and letters, which it does not."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from measured import tuning
 
 from engine.config import build_config
-from engine.run.tuning.job_file import job_file, toml_value
+from engine.job_toml import toml_value
+from engine.run.tuning.job_file import job_file
 
 SETTINGS: dict[str, Any] = {
     "model": "/models/net.pb",
