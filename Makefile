@@ -9,9 +9,9 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--no-emit-find-links --no-annotate --custom-compile-command "make lock" pyproject.toml
 # Two processes, each with a Ray of its own; a file's tests stay together, for they share what they have set up.
 SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
-TESTS := $(SIDE_BY_SIDE) -m "not gpu and not chaos and not sim and not measured"
+TESTS := $(SIDE_BY_SIDE) -m "not gpu and not chaos and not sim and not measured and not docs"
 
-.PHONY: setup demo check fast test test-oldest test-newest measured chaos soak bench bench-quick lock clean
+.PHONY: setup demo check fast test test-oldest test-newest measured docs chaos soak bench bench-quick lock clean
 
 setup: $(READY)
 
@@ -41,7 +41,7 @@ check: $(READY)
 	$(MAKE) fast
 
 fast: $(READY)
-	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not ray and not tf and not store and not chaos and not gpu and not sim"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not ray and not tf and not store and not chaos and not gpu and not sim and not docs"
 
 test: $(READY)
 	$(BIN)/pytest $(TESTS)
@@ -54,6 +54,10 @@ test-newest: $(NEWEST)
 
 measured: $(READY)
 	$(BIN)/pytest -m measured
+
+docs: $(READY)
+	$(BIN)/python docs/draw_architecture.py
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m docs
 
 chaos: $(READY)
 	$(BIN)/pytest $(SIDE_BY_SIDE) tests/chaos tests/sim tests/end_to_end/test_stores.py

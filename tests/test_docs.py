@@ -17,17 +17,19 @@ from pathlib import Path
 
 import cyclopts
 import pytest
+from object_store import ACCESS_KEY, REGION, SECRET_KEY, ObjectStore
 
 from jobs.__main__ import app
 
 ROOT = Path(__file__).resolve().parents[1]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
+HOW_TOS = [page for page in sorted((ROOT / "docs" / "how-to").glob("*.md")) if "```bash" in page.read_text()]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 PAGE_IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
 VERBS = [name for name in app if not name.startswith("-")]
-# Of Ray, Docker and a script of bench/.
+# Of Ray, Docker, uv and a script of bench/.
 FLAGS_OF_OTHERS = {
-    *("--submission-id", "--no-wait", "--entrypoint-num-cpus", "--working-dir", "--shm-size", "--growth"),
+    *("--submission-id", "--no-wait", "--entrypoint-num-cpus", "--working-dir", "--shm-size", "--growth", "--resolution", "--upgrade"),
 }
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 END_OF_BLOCK = "=== end of block"
@@ -50,13 +52,13 @@ def as_shell(language: str, text: str) -> str:
     return ""
 
 
-def run_page(page: Path, folder: Path) -> list[tuple[str, str, list[str]]]:
-    """Run a page's blocks; return each with the lines that it printed."""
+def run_page(page: Path, folder: Path, **more: str) -> list[tuple[str, str, list[str]]]:
+    """Run a page's blocks in `folder`, with `more` in the environment; return each with the lines that it printed."""
     found = blocks(page)
     script = "".join(f"{as_shell(*block)}echo '{END_OF_BLOCK}'\n" for block in found)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    environment["PYTHONPATH"] = str(ROOT)
+    environment |= {"PYTHONPATH": str(ROOT), **more}
     done = subprocess.run(
         ["bash", "-c", f"set -euo pipefail\nexec 2>&1\n{script}"],
         cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False,
@@ -76,9 +78,9 @@ def check_printed(page: Path, expected: str, printed: list[str]) -> None:
         )
 
 
-def check_page(page: Path, folder: Path) -> None:
+def check_page(page: Path, folder: Path, **more: str) -> None:
     before: list[str] = []
-    for language, text, printed in run_page(page, folder):
+    for language, text, printed in run_page(page, folder, **more):
         if language == "text":
             check_printed(page, text, before)
         else:
@@ -89,6 +91,20 @@ def check_page(page: Path, folder: Path) -> None:
 @pytest.mark.tf
 def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
     check_page(TUTORIAL, tmp_path)
+
+
+@pytest.mark.docs
+@pytest.mark.parametrize("page", HOW_TOS, ids=lambda page: page.stem)
+def test_the_how_to_does_what_it_says(page: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, ROOT / "tests" / "pages.py", page.stem], cwd=tmp_path, check=True)
+    if page.stem != "s3":
+        check_page(page, tmp_path)
+        return
+    with ObjectStore("lake") as store:
+        for file in tmp_path.rglob("*.*"):
+            store.put(file.relative_to(tmp_path).as_posix(), file.read_bytes())
+        names = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_DEFAULT_REGION": REGION}
+        check_page(page, tmp_path, AWS_ENDPOINT_URL_S3=f"http://{store.endpoint}", **names)
 
 
 def commands(text: str) -> Iterator[list[str]]:
