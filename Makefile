@@ -9,9 +9,9 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--no-emit-find-links --no-annotate --custom-compile-command "make lock" pyproject.toml
 # Two processes, each with a Ray of its own; a file's tests stay together, for they share what they have set up.
 SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
-TESTS := $(SIDE_BY_SIDE) -m "not gpu and not chaos and not sim and not measured"
+TESTS := $(SIDE_BY_SIDE) -m "not gpu and not chaos and not sim and not measured and not docs"
 
-.PHONY: setup demo docs check fast test test-oldest test-newest measured chaos soak bench bench-quick lock clean
+.PHONY: setup demo docs check fast test test-oldest test-newest test-docs measured chaos soak bench bench-quick lock clean
 
 setup: $(READY)
 
@@ -36,6 +36,7 @@ demo: $(READY)
 
 docs: $(READY)
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/draw_architecture.py
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -44,7 +45,7 @@ check: $(READY)
 	$(MAKE) fast
 
 fast: $(READY)
-	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not ray and not tf and not store and not chaos and not gpu and not sim"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not ray and not tf and not store and not chaos and not gpu and not sim and not docs"
 
 test: $(READY)
 	$(BIN)/pytest $(TESTS)
@@ -57,6 +58,9 @@ test-newest: $(NEWEST)
 
 measured: $(READY)
 	$(BIN)/pytest -m measured
+
+test-docs: $(READY)
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m docs
 
 chaos: $(READY)
 	$(BIN)/pytest $(SIDE_BY_SIDE) tests/chaos tests/sim tests/end_to_end/test_stores.py

@@ -1,253 +1,184 @@
-import importlib.util
-import json
-import re
-import shlex
-import tomllib
-from pathlib import Path
-from typing import Any
+"""The documentation does what it says, and names nothing that is gone.
 
-import jsonschema
-import pytest
-from measured import tuning
-from test_errors import ALL
-
-from engine.config import JobConfig, build_config
-from engine.data.storage.places import is_local
-from engine.job_toml import SCHEMA, SCHEMA_LINE
-from engine.run.tuning.job_file import job_file
-from jobs.__main__ import app
-from jobs.command_line import KEYS_OF_VERBS, run
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def generator() -> Any:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    import sys
-
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-MADE: dict[Path, str] = generator().documents()
-
-
-@pytest.mark.parametrize("path", MADE, ids=lambda path: path.name)
-def test_a_made_file_is_what_the_code_says(path: Path) -> None:
-    assert path.read_text() == MADE[path], "type make docs"
-
-
-def test_every_error_has_a_cause_and_a_cure() -> None:
-    text = (ROOT / "docs/errors.md").read_text()
-    for kind in ALL:
-        section = text.partition(f"## {kind.__name__}\n")[2].partition("\n## ")[0]
-        assert f"Exit code {kind.exit_code}, " in section
-        assert len(re.findall(r"^- \*\*(Cause|Cure)\*\*: \S.{20,}", section, re.M)) == 2
-    assert len(re.findall(r"^## ", text, re.M)) == len(ALL)
-
-
-def test_every_option_of_every_verb_is_in_the_reference() -> None:
-    text = (ROOT / "docs/options.md").read_text()
-    for name in JobConfig.model_fields:
-        assert re.search(rf"^\| `--{name.replace('_', '-')}[ `].*`{name}`", text, re.M), name
-    for verb in (name for name in app if not name.startswith("-")):
-        assert re.search(rf"[|,] {verb}[ ,]", text)
-
-
-@pytest.fixture(scope="module")
-def schema() -> jsonschema.Draft7Validator:
-    found = json.loads(SCHEMA.read_text())
-    jsonschema.Draft7Validator.check_schema(found)
-    return jsonschema.Draft7Validator(found)
-
-
-GOOD = """
-model = "m.pb"
-input = ["a", "s3://b/in"]
-output = "out"
-batch_size = 32
-actors = "1:8"
-shard_size = "64MiB"
-max_bad_rows = "0.1%"
-precision = "bfloat16"
-compression = "none"
-keep = ["id"]
-where = ["country in de,fr"]
-gpus_per_actor = 0.5
-cpus_per_actor = 2
-stall_timeout = 90
-set = { "keep_prob:0" = 1.0, "flags:0" = [true, false] }
-quiet = true
-simulate = 8
-rate = 100
-log_level = "info"
-[feed]
-x = ["a", "b"]
-y = "c"
-[fill]
-age = 0
-name = "none"
+Fenced blocks of a page are run in order by one shell in an empty folder: `bash` as it stands, `python` and `toml` as
+the file that their first line names, `text` as lines that the block before has printed, in that order, where `...`
+stands for anything. Blocks of `sh` need more than this machine; of them as of all others, every command is parsed.
 """
 
+import ast
+import itertools
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
-def test_the_schema_takes_what_a_job_takes(schema: jsonschema.Draft7Validator) -> None:
-    read = tomllib.loads(GOOD)
-    assert not list(schema.iter_errors(read))
-    build_config({name: value for name, value in read.items() if name not in KEYS_OF_VERBS})
+import cyclopts
+import pytest
+from object_store import ACCESS_KEY, REGION, SECRET_KEY, ObjectStore
 
+from jobs.__main__ import app
 
-WRONG: list[dict[str, Any]] = [
-    {"batchsize": 3},
-    {"model": 3},
-    {"model": ""},
-    {"input": []},
-    {"input": [3]},
-    {"feed": "x=a"},
-    {"feed": {"x": 3}},
-    {"feed": {}},
-    {"set": ["x=1"]},
-    {"fill": {"a": [1]}},
-    {"batch_size": 0},
-    {"batch_size": "many"},
-    {"batch_size": 1.5},
-    {"actors": "8"},
-    {"actors": "some"},
-    {"actors": -1},
-    {"shard_size": "5 parsecs"},
-    {"shard_size": 0},
-    {"precision": "int8"},
-    {"compression": "rar"},
-    {"gpus_per_actor": 1.5},
-    {"gpus_per_actor": -1},
-    {"cpus_per_actor": 0},
-    {"max_bad_rows": -1},
-    {"max_bad_rows": "1 percent"},
-    {"xla": 1},
-    {"xla": "yes"},
-    {"limit": 0},
-    {"stall_timeout": 0},
-    {"quiet": 1},
-    {"log_level": "loud"},
-    {"address": 7},
-]
+ROOT = Path(__file__).resolve().parents[1]
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+HOW_TOS = [page for page in sorted((ROOT / "docs" / "how-to").glob("*.md")) if "```bash" in page.read_text()]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+PAGE_IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
+VERBS = [name for name in app if not name.startswith("-")]
+# Of Ray, Docker, uv and a script of bench/.
+FLAGS_OF_OTHERS = {
+    *("--submission-id", "--no-wait", "--entrypoint-num-cpus", "--working-dir", "--shm-size", "--growth", "--resolution", "--upgrade"),
+}
+BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+END_OF_BLOCK = "=== end of block"
+OPERATORS = {"|", "||", "&&", ";", ">", ">>", "<", "&", "2>", "(", ")"}
 
 
-@pytest.mark.parametrize("wrong", WRONG, ids=json.dumps)
-def test_the_schema_refuses_an_unknown_key_or_a_wrong_value(
-    wrong: dict[str, Any], schema: jsonschema.Draft7Validator
-) -> None:
-    assert list(schema.iter_errors(wrong))
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and text of every fenced block."""
+    return [(language, text) for language, text in BLOCK.findall(page.read_text())]
 
 
-VALUES = (
-    *(True, False, 0, 1, 7, -3, 0.5, 1.5, "", "auto", "7", "a", "1:8", "8:1", "64MiB", "1.5 GB", "0.1%", "zstd"),
-    *("float32", "all", [], ["a"], ["a", "b"], [""], [3], {}, {"a": "b"}, {"a": 1}, {"a": ["b"]}, {"a": {"b": 1}}),
-)
-# It has the shape of bounds, and only the check can say more; to JSON 2.0 is a whole number, and it is left out.
-SHAPES_ALONE = {("actors", "8:1")}
+def as_shell(language: str, text: str) -> str:
+    """What a shell has to do for a block; nothing for those that are only to be read."""
+    if language == "bash":
+        return text
+    if language in ("python", "toml"):
+        named = re.match(r"# (\S+\.(?:py|toml))\n", text)
+        target = f"cat > {named[1]}" if named else "python -"
+        return f"{target} <<'END OF FILE'\n{text}END OF FILE\n" if named or language == "python" else ""
+    return ""
 
 
-@pytest.mark.parametrize("name", JobConfig.model_fields)
-def test_what_the_schema_takes_a_job_takes(name: str, schema: jsonschema.Draft7Validator) -> None:
-    base = {"model": "m.pb", "input": ["in"], "output": "out"}
-    num_taken = 0
-    for value in VALUES:
-        if list(schema.iter_errors({name: value})) or (isinstance(value, str) and (name, value) in SHAPES_ALONE):
+def run_page(page: Path, folder: Path, **more: str) -> list[tuple[str, str, list[str]]]:
+    """Run a page's blocks in `folder`, with `more` in the environment; return each with the lines that it printed."""
+    found = blocks(page)
+    script = "".join(f"{as_shell(*block)}echo '{END_OF_BLOCK}'\n" for block in found)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    environment |= {"PYTHONPATH": str(ROOT), **more}
+    done = subprocess.run(
+        ["bash", "-c", f"set -euo pipefail\nexec 2>&1\n{script}"],
+        cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    printed = done.stdout.split(f"{END_OF_BLOCK}\n")
+    assert done.returncode == 0, f"{page.name}, exit {done.returncode}: {found[len(printed) - 1][1]}\n{printed[-1]}"
+    return [(*block, output.splitlines()) for block, output in zip(found, printed, strict=False)]
+
+
+def check_printed(page: Path, expected: str, printed: list[str]) -> None:
+    """Check that each expected line is printed, in this order."""
+    rest = iter(printed)
+    for line in expected.splitlines():
+        pattern = re.compile(".*".join(map(re.escape, line.rstrip().split("..."))))
+        assert any(pattern.fullmatch(each.rstrip()) for each in rest), "\n".join(
+            [f"{page.name}: in what was printed there is not, or not in this order:", line, "printed was:", *printed]
+        )
+
+
+def check_page(page: Path, folder: Path, **more: str) -> None:
+    before: list[str] = []
+    for language, text, printed in run_page(page, folder, **more):
+        if language == "text":
+            check_printed(page, text, before)
+        else:
+            before = printed
+
+
+@pytest.mark.ray
+@pytest.mark.tf
+def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
+    check_page(TUTORIAL, tmp_path)
+
+
+@pytest.mark.docs
+@pytest.mark.parametrize("page", HOW_TOS, ids=lambda page: page.stem)
+def test_the_how_to_does_what_it_says(page: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, ROOT / "tests" / "pages.py", page.stem], cwd=tmp_path, check=True)
+    if page.stem != "s3":
+        check_page(page, tmp_path)
+        return
+    with ObjectStore("lake") as store:
+        for file in tmp_path.rglob("*.*"):
+            store.put(file.relative_to(tmp_path).as_posix(), file.read_bytes())
+        names = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_DEFAULT_REGION": REGION}
+        check_page(page, tmp_path, AWS_ENDPOINT_URL_S3=f"http://{store.endpoint}", **names)
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Yield the words behind `icefloe`, and behind `python -m jobs.`, of every command in a shell's text."""
+    for line in text.replace("\\\n", " ").splitlines():
+        if not re.search(r"\bicefloe\b|-m jobs\b", line):
             continue
-        num_taken += 1
-        build_config({**base, name: value})
-    assert num_taken
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="();|&<>")
+        lexer.whitespace_split = True
+        for is_operator, group in itertools.groupby(lexer, OPERATORS.__contains__):
+            if not is_operator:
+                yield from icefloe_words(list(group))
 
 
-def test_examples_and_defaults_are_what_a_job_takes(schema: jsonschema.Draft7Validator) -> None:
-    base = {"model": "m.pb", "input": ["in"], "output": "out"}
-    for name, field in JobConfig.model_fields.items():
-        for value in field.examples or ():
-            assert not list(schema.iter_errors({name: value})), name
-            build_config({**base, name: value})
+def icefloe_words(words: list[str]) -> Iterator[list[str]]:
+    while words and re.match(r"[A-Z_]+=|\$$", words[0]):
+        words = words[1:]
+    if "--" in words and words[0] == "ray":
+        words = words[words.index("--") + 1 :]
+    module = next((word for word in words if word.startswith("jobs.")), "")
+    if module and words[words.index(module) - 1] == "-m":
+        words = ["icefloe", module.removeprefix("jobs."), *words[words.index(module) + 1 :]]
+    if words and Path(words[0]).name == "icefloe" and words[1:]:
+        yield [word for word in words[1:] if word != "..."]
 
 
-def test_the_schema_takes_the_file_that_tune_writes(schema: jsonschema.Draft7Validator) -> None:
-    settings = {"model": "/m.pb", "input": ["/in"], "output": "/out", "feed": {"x:0": "a,b"}, "set": {"k:0": 1.0}}
-    text = job_file(tuning(), {**settings, "keep": ["id"], "provenance": True}, is_named=True)
-    assert text.splitlines()[0] == SCHEMA_LINE
-    assert not list(schema.iter_errors(tomllib.loads(text)))
+def shell_texts(page: Path) -> Iterator[tuple[str, bool]]:
+    """Yield every text of a page that may hold commands, and whether it is only mentioned."""
+    for language, text in blocks(page):
+        if language == "python":
+            constants = (node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant))
+            yield from ((value, False) for value in constants if isinstance(value, str))
+        elif language in ("bash", "sh"):
+            yield text, False
+        else:
+            assert not re.search(r"^(icefloe|python|ray) ", text, re.MULTILINE), f"{page}: label this block sh:\n{text}"
+    prose = BLOCK.sub("", page.read_text())
+    yield from ((mention, True) for mention in re.findall(r"`((?:icefloe|python -m jobs)[^`]*)`", prose))
 
 
-def test_the_first_line_names_a_schema_that_is_there() -> None:
-    mark, _, path = SCHEMA_LINE.partition(" ")
-    assert mark == "#:schema"
-    assert is_local(path)
-    assert json.loads(Path(path).read_text())["additionalProperties"] is False
+def parse(words: list[str], is_mention: bool) -> None:
+    """Parse a command as the application does; what is only mentioned may lack arguments."""
+    try:
+        app.parse_args(words, exit_on_error=False, print_error=False)
+    except cyclopts.MissingArgumentError:
+        if not is_mention:
+            raise
 
 
-def test_what_a_file_may_say_to_verbs_is_what_verbs_have(schema: jsonschema.Draft7Validator) -> None:
-    import inspect
-
-    own = {
-        name
-        for verb in ("score", "plan")
-        for name in inspect.signature(app[verb].default_command).parameters
-        if name not in (*JobConfig.model_fields, "config", "init")
-    }
-    assert own <= set(KEYS_OF_VERBS)
-    known = json.loads(SCHEMA.read_text())["properties"]
-    assert set(known) == {*JobConfig.model_fields, *own}
+@pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
+def test_every_command_has_verbs_and_flags_that_there_are(page: Path) -> None:
+    for text, is_mention in shell_texts(page):
+        for words in commands(text):
+            try:
+                parse(words, is_mention)
+            except cyclopts.CycloptsError as error:
+                pytest.fail(f"{page.relative_to(ROOT)}: icefloe {shlex.join(words)}: {error}")
 
 
-@pytest.mark.parametrize("verb", ["score", "plan", "tune"])
-def test_one_file_serves_all_verbs(
-    verb: str, model: str, inputs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "job.toml"
-    path.write_text(f'model = "{tmp_path}/none.pb"\ninput = "{inputs}"\noutput = "{tmp_path}/out"\n' + SAID)
-    assert run(app, [verb, "--config", str(path)]) == 2
-    assert capsys.readouterr().err.startswith(f"icefloe: error: --model {tmp_path}/none.pb: no such file")
+def test_a_flag_that_is_gone_is_told() -> None:
+    [words] = commands("cd /srv && .venv/bin/icefloe score --model m.pb --gone 3 > /dev/null  # as ever")
+    with pytest.raises(cyclopts.UnknownOptionError):
+        parse(words, is_mention=True)
 
 
-SAID = 'json = true\nquiet = true\nlog_level = "error"\nsimulate = 2\nrate = 1.0\n'
-
-
-@pytest.mark.parametrize("value", ["loud", 3])
-def test_a_log_level_that_is_none(value: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "job.toml").write_text(f"log_level = {json.dumps(value)}")
-    words = ["score", "--model", "m", "--input", "i", "--output", "o", "--config", str(tmp_path / "job.toml")]
-    assert run(app, words) == 2
-    assert f"--log-level: expected one of debug, info, warning, error, found {value!r}" in capsys.readouterr().err
-
-
-def blocks(language: str) -> list[str]:
-    """What stands between fences of a language in README and docs."""
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    fenced = [re.split(r"^```(\w*)\n", page.read_text(), flags=re.M)[1:] for page in pages]
-    return [text for each in fenced for name, text in zip(each[::4], each[1::4], strict=True) if name == language]
-
-
-def test_blocks_of_toml_in_the_docs_are_taken(schema: jsonschema.Draft7Validator) -> None:
-    found = [tomllib.loads(block) for block in blocks("toml")]
-    assert found
-    for read in found:
-        assert not list(schema.iter_errors(read))
-        build_config({name: value for name, value in read.items() if name not in KEYS_OF_VERBS})
-
-
-def test_commands_in_the_docs_have_words_that_are_taken() -> None:
-    lines = [line for block in blocks("") for line in block.splitlines() if re.match(r"icefloe \w+ ", line)]
-    assert len(lines) > 15
-    for line in lines:
-        words = [word for word in shlex.split(line, comments=True)[1:] if word != "&"]
-        app.parse_args(words, exit_on_error=False, print_error=False)  # raises for a word that it does not know
-
-
-def test_types_and_schema_go_with_the_package() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    data = project["tool"]["setuptools"]["package-data"]
-    assert {"py.typed", "job.schema.json"} <= set(data["engine"])
-    assert "py.typed" in data["jobs"]
-    for package, patterns in data.items():
-        assert all(list((ROOT / package).glob(pattern)) for pattern in patterns), patterns
-    oldest = re.findall(r"^OLDEST = \(3, (\d+)\)", (ROOT / "jobs/__init__.py").read_text(), re.M)
-    assert project["project"]["requires-python"] == f">=3.{oldest[0]}"
+@pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
+def test_every_flag_target_and_page_that_is_mentioned_is_there(page: Path) -> None:
+    text = page.read_text()
+    prose = BLOCK.sub("", text)
+    known = {name for verb in VERBS for argument in app[verb].assemble_argument_collection() for name in argument.names}
+    assert set(re.findall(r"`(--[a-z0-9-]+)", prose)) <= known | FLAGS_OF_OTHERS
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    shell = "\n".join(block for language, block in blocks(page) if language in ("bash", "sh"))
+    named = {*re.findall(r"`make ([a-z-]+)", prose), *re.findall(r"^make ([a-z-]+)", shell, re.MULTILINE)}
+    assert named <= targets
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    assert [link for link in links if not (page.parent / link).exists()] == []
