@@ -134,15 +134,13 @@ def test_a_pipeline_gives_what_a_job_gives(model: str, tmp_path: Path) -> None:
     score(JobConfig(model=model, input=(str(tmp_path / "in"),), output=str(tmp_path / "out"), actors=1))
     wanted = pa.concat_tables(pq.read_table(path) for path in sorted((tmp_path / "out").glob("part-*.parquet")))
     ray.data.DataContext.get_current().enable_progress_bars = False
-    for batch_format in ("pyarrow", "numpy"):
-        rows = ray.data.read_parquet(str(tmp_path / "in")).map_batches(
-            GraphPredictor, fn_constructor_kwargs={"model": model}, concurrency=1, num_cpus=0.1,
-            batch_size=30, batch_format=batch_format,
-        ).take_all()  # fmt: skip
-        found = sorted(rows, key=lambda row: row["id"])
-        assert [row["id"] for row in found] == wanted["id"].to_pylist()
-        values = np.array([np.asarray(row["prediction"]) for row in found])
-        np.testing.assert_allclose(values, np.array(wanted["prediction"].to_pylist()), rtol=1e-5)
+    rows = ray.data.read_parquet(str(tmp_path / "in")).map_batches(
+        GraphPredictor, fn_constructor_kwargs={"model": model}, concurrency=1, num_cpus=0.1, batch_size=30
+    ).take_all()  # fmt: skip
+    found = sorted(rows, key=lambda row: row["id"])
+    assert [row["id"] for row in found] == wanted["id"].to_pylist()
+    values = np.array([row["prediction"] for row in found])
+    np.testing.assert_allclose(values, np.array(wanted["prediction"].to_pylist()), rtol=1e-5)
 
 
 @pytest.mark.ray
