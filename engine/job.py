@@ -93,6 +93,7 @@ def run_missing(job: Job, ledger: Ledger, done: Done | None, teller: Teller, che
     # Ray takes 0.4 s to import, which a mistake or a finished job need not wait for.
     from engine.run.cluster import ActorPool, Cluster
     from engine.run.driver import RunRules, run_shards
+    from engine.view.metrics import make_actor_metrics
 
     def begin(report: LoadReport) -> None:
         ledger.write_schema(report.schema)
@@ -135,10 +136,12 @@ def run_missing(job: Job, ledger: Ledger, done: Done | None, teller: Teller, che
         spec = scoring_spec(job, model)
         if not spec.is_plain:
             spec = replace(spec, drift_shard=min(shard.shard_id for shard in missing))
-        actors = ActorPool(spec, model.data, pool, config.allow_cpu)
+        actors = ActorPool(spec, model.data, pool, config.allow_cpu, make_meter=make_actor_metrics(config.model))
         # Where two attempts may differ in values, or in which rows are bad for them, there must be one alone.
-        can_back_up = not (job.model.random_operations or config.nan_is_bad or job.compiles_as_it_goes)
-        rules = RunRules(config.max_attempts, config.stall_timeout, can_back_up)
+        rules = RunRules(
+            config.max_attempts, config.stall_timeout,
+            can_back_up=not (job.model.random_operations or config.nan_is_bad or job.compiles_as_it_goes),
+        )  # fmt: skip
         run = run_shards(actors, missing, pool, rules, watcher)
         run.ray_start_seconds = cluster.start_seconds
     if isinstance(run.error, Mistake) and run.results:

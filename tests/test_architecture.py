@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted([*(ROOT / "engine").rglob("*.py"), *(ROOT / "jobs").rglob("*.py")])
 MAX_LINES = 300
-RAY_ROOMS = {"engine.run.cluster", "engine.view.metrics", "engine.run.ray_data"}
+RAY_ROOMS = {"engine.run.cluster", "engine.view.metrics", "engine.ray_data"}
 TENSORFLOW_ROOMS = {"engine.model.session", "engine.model.checkpoint"}
 # The house, from the ground up: a module may import what stands at its own height or below, and nothing above.
 HEIGHTS = {
@@ -30,6 +30,7 @@ HEIGHTS = {
     "engine.drafting": 5,
     "engine.job": 5,
     "engine.sampling": 5,
+    "engine.ray_data": 5,
     "engine.tuning": 5,
     "jobs": 6,
 }

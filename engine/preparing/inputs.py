@@ -120,7 +120,7 @@ def choose_inputs(
         first = kept_schema(target.first_plan)
     sources = {tensor: resolve_feed(first, text) for tensor, text in feed.items()}
     fed = [path for source in sources.values() for path in source.columns]
-    keep = _kept_columns(config, first, fed)
+    keep = kept_columns(config, first, fed)
     clash = [name for name in first.partitions if name not in [str(path) for path in keep]]
     own = [field.name for field in PROVENANCE] if config.provenance else []
     check_output_names([*map(str, keep), *fetch, *clash, *own])
@@ -183,8 +183,12 @@ def _prune(
     return left
 
 
-def _kept_columns(config: JobConfig, first: InputSchema, fed: Sequence[ColumnPath]) -> tuple[ColumnPath, ...]:
-    """Return the columns to carry along; partition columns are in the folders' names and stay there."""
+def kept_columns(config: JobConfig, first: InputSchema, fed: Sequence[ColumnPath]) -> tuple[ColumnPath, ...]:
+    """Return the columns to carry along; partition columns are in the folders' names and stay there.
+
+    Raises:
+        SchemaError: for a column that is not there, or is there twice.
+    """
     schema = first.schema
     twice = [name for name in schema.names if schema.names.count(name) > 1]
     match config.keep:

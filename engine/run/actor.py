@@ -9,6 +9,7 @@ import os
 import socket
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from engine.model.devices import Device
 from engine.model.session import ModelSession, SessionOptions, load_session
 from engine.run.attempt import Attempt
 from engine.run.memory import peak_bytes
+from engine.run.meter import Meter, Unmetered
 from engine.run.plan import Shard
 from engine.run.shard import Scorer
 from engine.run.spec import ScoringSpec, ShardResult
@@ -75,8 +77,9 @@ class LoadReport:
 class ScoringActor:
     """Loads one model into its own Graph and Session, and scores shards with it, several at once."""
 
-    def __init__(self) -> None:
-        """Make an actor without a model; `load` comes next."""
+    def __init__(self, make_meter: Callable[[], Meter] = Unmetered) -> None:
+        """Make an actor without a model; `load` comes next. Its meter is made here, in the actor's process."""
+        self._meter = make_meter()
         self._scorer: Scorer | None = None
         self._session: ModelSession | None = None
         self._attempts: dict[int, Attempt] = {}
@@ -84,6 +87,7 @@ class ScoringActor:
 
     def progress(self) -> dict[int, Progress]:
         """Return how far it is, by shard; `LOADING` stands for the loading of the model."""
+        self._meter.refresh()
         attempts = list(self._attempts.items())
         turns = Progress(sum(each.progress.marks for _, each in attempts), WAITING)
         found = {
@@ -128,9 +132,11 @@ class ScoringActor:
             self._session = load(options)
             self._loading = Progress(2, "loading the graph")
             plain = replace(options, precision="float32", xla=False)
-            self._scorer = Scorer(spec, self._session, lambda: load(plain))
+            self._scorer = Scorer(spec, self._session, lambda: load(plain), self._meter)
             self._loading = Progress(3, "scoring the first rows")
             gc.freeze()  # what TensorFlow and Ray have made stays; looking it over again costs 0.1 s of CPU a second
+            seconds = time.perf_counter() - started
+            self._meter.loaded(seconds, model.nbytes)
             return LoadReport(
                 node=socket.gethostname(),
                 pid=os.getpid(),
@@ -138,7 +144,7 @@ class ScoringActor:
                 visible_gpus=visible,
                 threads=options.threads,
                 schema=self._scorer.schema,
-                seconds=time.perf_counter() - started,
+                seconds=seconds,
                 peak_bytes=peak_bytes(),
             )
         except ConfigError as error:

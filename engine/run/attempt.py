@@ -44,6 +44,8 @@ class Attempt:
     """Whether it waits for its turn; another thread reads it."""
     is_cancelled: bool = False
     """Whether the shard is done by another actor; another thread sets it."""
+    metered: Mapping[str, float] = field(default_factory=dict)
+    """What a meter has told of it so far."""
     _since: float = field(default_factory=time.perf_counter)
 
     def end(self, phase: str) -> None:

@@ -24,6 +24,7 @@ from engine.model.session import SessionOptions
 from engine.run.actor import ScoringActor
 from engine.run.address import ClusterAddress, check_address
 from engine.run.interrupt import deferred_interrupts, handlers_kept
+from engine.run.meter import Meter, Unmetered
 from engine.run.plan import Shard
 from engine.run.pool import NodeSize, PoolSize
 from engine.run.scheduling.fleet import SHARDS_PER_WORKER
@@ -165,6 +166,7 @@ class ActorPool:
         size: PoolSize,
         allow_cpu: bool,
         actor_class: type[ScoringActor] = ScoringActor,
+        make_meter: Callable[[], Meter] = Unmetered,
     ) -> None:
         """Put the model where every node can fetch it once.
 
@@ -174,6 +176,7 @@ class ActorPool:
             size: the share of each actor.
             allow_cpu: whether an actor may go on whose TensorFlow does not see its GPU share.
             actor_class: what the actors are made of.
+            make_meter: makes inside each of them what is told of its work.
 
         Raises:
             ClusterError: if the object store has no room for it.
@@ -185,7 +188,7 @@ class ActorPool:
                 f"Ray's object store has no room for the model of {len(model):,} bytes: start Ray with a larger one "
                 f"(--object-store-memory), or end the jobs that fill it ({_reason(error)})"
             ) from error
-        self._size = size
+        self._size, self._make_meter = size, make_meter
         self._options = SessionOptions(size.threads, size.gpus, allow_cpu, spec.precision, spec.xla)
         remote: Any = ray.remote  # its types know of no concurrency
         self._actor_class = remote(
@@ -199,7 +202,7 @@ class ActorPool:
     def start(self, worker_id: int, avoid_nodes: Sequence[str]) -> None:
         """Ask for an actor, which loads the model as soon as it has a place: answers PLACE with its node, then LOAD."""
         elsewhere = {"label_selector": {NODE_LABEL: f"!in({','.join(avoid_nodes)})"}} if avoid_nodes else {}
-        actor = self._actors[worker_id] = self._actor_class.options(**elsewhere).remote()
+        actor = self._actors[worker_id] = self._actor_class.options(**elsewhere).remote(self._make_meter)
         self._listen(actor.__ray_call__.remote(_find_node), worker_id, PLACE)
         self._listen(actor.load.remote(self._spec, self._model, self._options), worker_id, LOAD)
 

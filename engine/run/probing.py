@@ -51,28 +51,56 @@ def probe(
         GraphError: if the shape of a fetch is open and no row shows it, or a fetch does not follow the rows.
         DataError: if a sample cannot be read.
     """
-    is_open = any(tensor.shape is None or None in tensor.shape[1:] for tensor in tensors)
     first_fault, has_rows = "", False
     for where, fed, faults in _sample(spec, feeds, batch_rows):
         has_rows = True
-        scored: list[ScoredRows] = []
-        if fed is not None:
-            scored = score_batch(call, fed, range(min(PROBE_ROWS, batch_rows, len(fed.rows))), faults)
-        if scored:
-            # A second batch of another size: an extent that follows the data or the batch shows as a difference.
-            more = _score_alone(call, fed, scored, faults) if is_open and fed is not None else []
-            can_vary = len(scored[0].rows) + len(more) == 1 or any(feed.can_vary() for feed in feeds)
-            seen = [[(len(each.rows), each.arrays[i]) for each in [*scored, *more]] for i in range(len(tensors))]
-            outputs = [observe_shape(t, samples, can_vary) for t, samples in zip(tensors, seen, strict=True)]
-            return Probe(tuple(outputs), is_proven=True)
+        outputs = None if fed is None else observe(feeds, tensors, call, fed, faults, min(PROBE_ROWS, batch_rows))
+        if outputs is not None:
+            return Probe(outputs, is_proven=True)
         first_fault = first_fault or f"{where}: {faults.in_order()[0].message}"
-    if is_open and has_rows:
-        opened = next(tensor for tensor in tensors if tensor.shape is None or None in tensor.shape[1:])
+    opened = next((tensor for tensor in tensors if is_open(tensor)), None)
+    if opened is not None and has_rows:
         raise GraphError(
             f"--fetch {opened} has a shape that only scored rows show, and none of the first rows of "
             f"{len(spec.samples)} files can be scored; {first_fault}"
         )
     return Probe(tuple(tensors), is_proven=False)
+
+
+def is_open(tensor: TensorSpec) -> bool:
+    """Whether the graph leaves open how the rows of a fetch are shaped."""
+    return tensor.shape is None or None in tensor.shape[1:]
+
+
+def observe(
+    feeds: Sequence[FeedBinding],
+    tensors: Sequence[TensorSpec],
+    call: Call,
+    fed: FedRows,
+    faults: Faults,
+    num_rows: int = PROBE_ROWS,
+) -> tuple[TensorSpec, ...] | None:
+    """Score the first rows, and return the fetches with the extents that they were seen to have; None if none goes.
+
+    Args:
+        feeds: the bound columns.
+        tensors: the fetches, batch axis first.
+        call: scores one batch.
+        fed: rows of one shape.
+        faults: takes the rows that the graph refuses.
+        num_rows: how many of them to look at, at most.
+
+    Raises:
+        GraphError: if a fetch does not follow the rows.
+    """
+    scored = score_batch(call, fed, range(min(num_rows, len(fed.rows))), faults)
+    if not scored:
+        return None
+    # A second batch of another size: an extent that follows the data or the batch shows as a difference.
+    more = _score_alone(call, fed, scored, faults) if any(map(is_open, tensors)) else []
+    can_vary = len(scored[0].rows) + len(more) == 1 or any(feed.can_vary() for feed in feeds)
+    seen = [[(len(each.rows), each.arrays[i]) for each in [*scored, *more]] for i in range(len(tensors))]
+    return tuple(observe_shape(t, samples, can_vary) for t, samples in zip(tensors, seen, strict=True))
 
 
 def _score_alone(call: Call, fed: FedRows, scored: Sequence[ScoredRows], faults: Faults) -> list[ScoredRows]:

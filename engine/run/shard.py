@@ -33,6 +33,7 @@ from engine.model.tensor import TensorSpec
 from engine.run.attempt import Attempt
 from engine.run.batches import BatchCaller, join_rows, score_batch
 from engine.run.comparison import compare_with_plain
+from engine.run.meter import UNMETERED, Meter
 from engine.run.numeric_drift import Drift
 from engine.run.plan import Shard, part_name
 from engine.run.probing import PROBE_ROWS, probe
@@ -49,7 +50,11 @@ class Scorer:
     """A loaded model bound to the job's columns; scores shards."""
 
     def __init__(
-        self, spec: ScoringSpec, session: ModelSession, open_plain: Callable[[], ModelSession] | None = None
+        self,
+        spec: ScoringSpec,
+        session: ModelSession,
+        open_plain: Callable[[], ModelSession] | None = None,
+        meter: Meter = UNMETERED,
     ) -> None:
         """Bind the columns to the tensors of the imported graph, and fix the output's schema.
 
@@ -60,6 +65,7 @@ class Scorer:
             spec: the job.
             session: its model.
             open_plain: opens another session of the model, in float32 and without XLA.
+            meter: is told what is done.
 
         Raises:
             SchemaError, GraphError: if a column cannot fill its tensor, or a fetch cannot become a column.
@@ -70,11 +76,12 @@ class Scorer:
         self._feeds = [bind_feed(sources[t.name], t, rules.fills, rules.unbatched) for t in session.inputs]
         fixed_rows = next((feed.fixed_rows for feed in self._feeds if feed.fixed_rows is not None), None)
         self._batch_rows = fixed_rows or spec.batch_rows  # a worker may have frozen a batch axis that is fixed
-        self._call = BatchCaller(session, self._feeds, self._batch_rows if spec.xla else None)
+        call = BatchCaller(session, self._feeds, self._batch_rows if spec.xla else None)
         self._turns = Turns(session.threads if session.device == "CPU" else None)
         self._open_plain = open_plain
         tensors = [_row_spec(tensor) for tensor in session.outputs] if rules.unbatched else session.outputs
-        seen = probe(spec, self._feeds, tensors, self._call, self._batch_rows)
+        seen = probe(spec, self._feeds, tensors, call, self._batch_rows)
+        self._meter, self._call = meter, meter.timed(call)
         self._is_proven = seen.is_proven
         self._outputs = [
             bind_output(tensor, name, name in rules.utf8)
@@ -111,6 +118,7 @@ class Scorer:
             ):
                 for read in self._read(shard, attempt, fetcher):
                     self._score_slice(read, attempt, part, bad)
+                    self._meter.slice(attempt, bad.num_rows)
                     del read  # the next slice is not to be read while this one is held
                     if spec.rules.budget.is_over(bad.num_rows):
                         break
@@ -124,10 +132,12 @@ class Scorer:
             published = part.publish(facts.to_metadata(), self._confirm_plan, lambda: self._is_twin(name))
         attempt.end("write")
         seconds = {**attempt.seconds, "total": time.perf_counter() - started - attempt.seconds["wait"]}
-        return ShardResult(
+        result = ShardResult(
             name, facts, published, tuple(bad.shown), attempt.batches_split, seconds,
             self._session.batches_halved, self._session.busy_seconds, self._find_drift(shard, attempt),
         )  # fmt: skip
+        self._meter.shard(shard, attempt, result)
+        return result
 
     def score_again(self, read: Slice, rows: Array) -> tuple[Array, pa.Table]:
         """Score the batches that hold `rows` of a slice, and write nothing.
