@@ -13,7 +13,6 @@ from engine.data.ledger import Ledger
 from engine.data.parts import count_quarantined, part_generation
 from engine.data.storage.locking import lock_output
 from engine.data.storage.places import place_of
-from engine.errors import JobFailedError, Mistake
 from engine.preparing.prepare import Job, expects_gpu, prepare
 from engine.preparing.resuming import Done, claim_output, describe_earlier, find_done, scored_sha256
 from engine.preparing.scoring import scoring_spec
@@ -24,7 +23,7 @@ from engine.run.outcome import PoolRun, Watcher
 from engine.run.pool import size_pool
 from engine.run.spec import ShardResult
 from engine.run.summary import Summary
-from engine.summing_up import bad_row_tally, describe_result, judge, summarise
+from engine.summing_up import bad_row_tally, check_run, describe_result, judge, summarise
 from engine.telling import Teller
 from engine.view.progress import ProgressView
 
@@ -93,7 +92,7 @@ def run_missing(job: Job, ledger: Ledger, done: Done | None, teller: Teller, che
     # Ray takes 0.4 s to import, which a mistake or a finished job need not wait for.
     from engine.run.cluster import ActorPool, Cluster
     from engine.run.driver import RunRules, run_shards
-    from engine.view.metrics import make_actor_metrics
+    from engine.view.metrics import DriverMetrics, make_actor_metrics
 
     def begin(report: LoadReport) -> None:
         ledger.write_schema(report.schema)
@@ -142,10 +141,7 @@ def run_missing(job: Job, ledger: Ledger, done: Done | None, teller: Teller, che
             config.max_attempts, config.stall_timeout,
             can_back_up=not (job.model.random_operations or config.nan_is_bad or job.compiles_as_it_goes),
         )  # fmt: skip
-        run = run_shards(actors, missing, pool, rules, watcher)
+        with teller.heard_by(DriverMetrics(config.model).update):
+            run = run_shards(actors, missing, pool, rules, watcher)
         run.ray_start_seconds = cluster.start_seconds
-    if isinstance(run.error, Mistake) and run.results:
-        raise JobFailedError(str(run.error)) from run.error  # rows were scored: no mere mistake any more
-    if run.error is not None:
-        raise run.error
-    return run
+    return check_run(run)

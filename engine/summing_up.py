@@ -10,7 +10,7 @@ from engine.data.manifest import ManifestRow, RowCounts, manifest_row
 from engine.data.parts import part_generation
 from engine.data.quarantine import FOLDER as QUARANTINE_FOLDER
 from engine.data.storage.places import below, place_of
-from engine.errors import DataError, JobFailedError
+from engine.errors import DataError, JobFailedError, Mistake
 from engine.preparing.prepare import Job
 from engine.preparing.resuming import scored_sha256
 from engine.run.budget import BadRowTally, read_budget
@@ -18,6 +18,19 @@ from engine.run.outcome import PoolRun
 from engine.run.spec import ShardResult
 from engine.run.summary import Summary, add_odd_values, add_phases, find_bottleneck, share_out
 from engine.run.versions import installed_versions
+
+
+def check_run(run: PoolRun) -> PoolRun:
+    """Return a run that came to its end.
+
+    Raises:
+        EngineError: the first cause, if the job could not go on.
+    """
+    if isinstance(run.error, Mistake) and run.results:
+        raise JobFailedError(str(run.error)) from run.error  # rows were scored: no mere mistake any more
+    if run.error is not None:
+        raise run.error
+    return run
 
 
 def judge(job: Job, manifest: list[ManifestRow], shown: Sequence[str]) -> None:

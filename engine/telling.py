@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -29,7 +29,7 @@ from engine.view.progress import ProgressView
 # A view shows each; files follow less often, and the less the longer they take to write.
 SHOW_SECONDS, STATUS_SECONDS, TIMELINE_SECONDS = 0.2, (2.0, 30.0), (30.0, 600.0)
 PAUSE_PER_SECOND_OF_WRITING = 20.0
-MEANWHILE_SECONDS = 1.0
+LISTEN_SECONDS, MEANWHILE_SECONDS = 2.0, 1.0
 # What the end of a job waits for files that tell of it; an interrupted one is to end within 2 s.
 END_SECONDS, INTERRUPTED_SECONDS = 60.0, 0.5
 
@@ -56,7 +56,8 @@ class Teller:
         self._has_told_problem = self._keeps = False
         self._earlier: pa.Table | None = None
         self._writing: threading.Thread | None = None
-        self._next_show = self._next_status = self._next_timeline = 0.0
+        self._listener: Callable[[RunStatus], None] | None = None
+        self._next_show = self._next_status = self._next_timeline = self._next_listen = 0.0
 
     def __enter__(self) -> Self:
         """Give the teller."""
@@ -86,6 +87,15 @@ class Teller:
         self._earlier = read_timeline_table(self._folder)
         self._keeps = True
         self._next_timeline = time.monotonic() + TIMELINE_SECONDS[0]
+
+    @contextlib.contextmanager
+    def heard_by(self, listener: Callable[[RunStatus], None]) -> Iterator[None]:
+        """Tell another one, too, while something inside goes on: every other second, without the single actors."""
+        self._listener = listener
+        try:
+            yield
+        finally:
+            self._listener = None
 
     def stage(self, text: str) -> None:
         """Say what the job is at."""
@@ -122,6 +132,9 @@ class Teller:
         if now >= self._next_show:
             self._next_show = now + SHOW_SECONDS
             self._view.show(self._status(now, self._view.wants_actors))
+        if self._listener is not None and now >= self._next_listen:
+            self._next_listen = now + LISTEN_SECONDS
+            self._listener(self._status(now, with_actors=False))
         if self._keeps and now >= self._next_status and not (self._writing and self._writing.is_alive()):
             spans = self.logbook.spans(now) if now >= self._next_timeline else None
             self._write(self._status(now), spans)

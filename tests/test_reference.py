@@ -1,7 +1,6 @@
 import importlib.util
 import json
 import re
-import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -232,14 +231,6 @@ def test_blocks_of_toml_in_the_docs_are_taken(schema: jsonschema.Draft7Validator
     for read in found:
         assert not list(schema.iter_errors(read))
         build_config({name: value for name, value in read.items() if name not in KEYS_OF_VERBS})
-
-
-def test_commands_in_the_docs_have_words_that_are_taken() -> None:
-    lines = [line for block in blocks("") for line in block.splitlines() if re.match(r"icefloe \w+ ", line)]
-    assert len(lines) > 15
-    for line in lines:
-        words = [word for word in shlex.split(line, comments=True)[1:] if word != "&"]
-        app.parse_args(words, exit_on_error=False, print_error=False)  # raises for a word that it does not know
 
 
 def test_types_and_schema_go_with_the_package() -> None:

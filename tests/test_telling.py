@@ -132,6 +132,17 @@ def test_it_is_told_while_it_goes_on(folder: LocalFolder) -> None:
         assert (found.state, found.actors[0].shards) == (SCORING, (0,))
 
 
+def test_another_one_may_listen_for_a_while(folder: LocalFolder) -> None:
+    heard: list[RunStatus] = []
+    with Teller(Seen(), folder, PLAN, time.monotonic(), 1.0) as teller:
+        teller.begin({0: shard(0)}, 3)
+        with teller.heard_by(heard.append):
+            teller.tick()
+            teller.tick()
+        teller.tick()
+    assert [(status.shards, status.shards_done) for status in heard] == [(3, 2)]
+
+
 def test_something_long_at_the_end_is_told_of(folder: LocalFolder) -> None:
     with Teller(Seen(), folder, PLAN, time.monotonic(), 1.0) as teller:
         teller.begin({}, 1)
