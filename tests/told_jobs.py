@@ -82,11 +82,9 @@ class Timeline:
         self._add(RUN, 0.0, end + 1.0, self.outcome, rows=self.rows * self.num_shards)
         return self.spans
 
-    def _add(self, kind: str, start: float, stop: float, outcome: str, worker_id: int = -1, node: str = "",
-             shard: int = -1, attempt: int = 0, **more: Any) -> None:  # fmt: skip
-        self.spans.append(
-            Span(self.plan_id, self.run, kind, start, stop, outcome, worker_id, node, shard, attempt, **more)
-        )
+    def _add(self, kind: str, start: float, stop: float, outcome: str, *actor: Any, **more: Any) -> None:
+        """Add a span; `actor` is worker and node, and for attempts shard and attempt."""
+        self.spans.append(Span(self.plan_id, self.run, kind, start, stop, outcome, *actor, **more))
 
 
 def write_job(
@@ -110,7 +108,8 @@ def write_job(
     settings = {"model": "/models/net.pb", "input": ["/data/in"], "output": str(folder), **(config or {})}
     document = {
         "plan_id": PLAN_ID,
-        "settings": {"fetch": [f"{name}:0={name}" for name in fetch], "batch_size": 256, "shard_size": 2**24,
+        "settings": {"fetch": [f"t{i}:0={name}" for i, name in enumerate(fetch)],
+                     "batch_size": 256, "shard_size": 2**24,
                      "keep": ["id"], "model_sha256": "ab" * 32},
         "config": build_config(settings).model_dump(mode="json"),
         "scored_sha256": "cd" * 32,

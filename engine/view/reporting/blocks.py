@@ -11,6 +11,7 @@ from engine.data.storage.places import hide_secrets
 from engine.view.tables import seconds_text
 
 MAX_TEXT, MAX_VALUE = 200, 600
+WIDE = 4
 SMALL, LARGE = 1e-3, 1e7
 
 
@@ -44,6 +45,11 @@ class Table:
     """Whether it is shown only when it is opened."""
     more: str = ""
     """What was left out of it."""
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it needs the whole page, beside no picture."""
+        return self.is_folded and len(self.heads) > WIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,11 @@ def number(value: float) -> str:
         digits = max(0, 3 - math.floor(math.log10(abs(value))))
         return f"{value:,.{digits}f}"
     return f"{value:.3g}"
+
+
+def tick(value: float) -> str:
+    """Write a round number on an axis: `0`, `2.5`, `40,000`, `1e-07`."""
+    return f"{value:,.0f}" if 1e4 <= abs(value) < LARGE else f"{value:.4g}"  # noqa: PLR2004
 
 
 def share(part: float, whole: float) -> str:

@@ -5,6 +5,7 @@ Each is drawn once, at a size that can be read on a phone and beside a table ali
 
 import contextlib
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,15 +13,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.view.reporting.blocks import clock, number, shown
+from engine.view.reporting.blocks import clock, shown, tick
 from engine.view.reporting.inline import COLOURS, to_inline
 from engine.view.reporting.occupancy import STATES, Row, Run
 from engine.view.tuning_picture import STYLE, rate_label
 
 Array = npt.NDArray[Any]
-WIDTH_INCHES = 5.6
-FONT = 10.5
-SMALL_FONT = 9.0
+WIDTH_INCHES = 5.0
+FONT = 10.0
+SMALL_FONT = 9.5
 MAX_LABEL = 22
 MAX_NAMED_RUNS = 6
 HEADROOM = 1.12
@@ -73,7 +74,9 @@ def drawing(key: str, label: str, height_inches: float) -> Iterator[Drawing]:
         yield drawn
         sink = io.StringIO()
         nothing: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(sink, format="svg", metadata=nothing)
+        with warnings.catch_warnings():  # a page's own fonts have the signs that the one measured with lacks
+            warnings.filterwarnings("ignore", message="Glyph .* missing")
+            figure.savefig(sink, format="svg", metadata=nothing)
     drawn.svg = to_inline(sink.getvalue(), key, label)
 
 
@@ -82,7 +85,7 @@ def _time_axis(axes: Any, runs: Sequence[Run], end: float) -> None:
 
     axes.set_xlim(0, end)
     steps = [1, 2, 5, 10] if end < 60 else [1, 2, 3, 6, 10]  # noqa: PLR2004 - a minute
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=steps))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=steps))
     axes.xaxis.set_major_formatter(lambda value, _: clock(value, end))
     axes.grid(visible=False, axis="x")
     for run in runs[1:]:
@@ -196,7 +199,7 @@ def draw_shards(key: str, dots: ShardDots, runs: Sequence[Run]) -> str:
                       markeredgewidth=0, alpha=0.8)  # fmt: skip
         top = max([*dots.seconds.tolist(), *dots.band[:, 2].tolist(), 1e-9])
         axes.set_ylim(0, top * HEADROOM)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{number(value)} s")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{tick(value)} s")
         axes.set_ylabel("time of a shard")
         _time_axis(axes, runs, dots.end)
     return drawn.svg
@@ -211,8 +214,8 @@ def draw_histogram(key: str, label: str, edges: Array, counts: Array, unit: str 
         axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=COLOURS["score"], edgecolor="none",
                  linewidth=0, alpha=0.85)  # fmt: skip
         axes.set_xlim(edges[0], edges[-1])
-        axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.xaxis.set_major_formatter(lambda value, _: f"{number(value)}{unit}")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{tick(value)}{unit}")
         _counts_axis(axes.yaxis)
         axes.grid(visible=False, axis="x")
         axes.set_ylabel(what)

@@ -33,11 +33,11 @@ def _plain(value: Any) -> Any:
 
 def rerun_command(config: Mapping[str, Any]) -> str:
     """Return `icefloe score` with the options of a plan's `config`; the same job again, which is to resume it."""
-    words = ["icefloe", "score"]
+    lines = ["icefloe score"]
     for name, value in given_settings(config).items():
         if name not in LEFT_OUT:
-            words += _words(f"--{name.replace('_', '-')}", name, value)
-    return shlex.join(words)
+            lines += _lines(f"--{name.replace('_', '-')}", name, value)
+    return " \\\n  ".join(lines)
 
 
 def verify_command(output: str) -> str:
@@ -45,14 +45,15 @@ def verify_command(output: str) -> str:
     return shlex.join(["icefloe", "verify", output])
 
 
-def _words(flag: str, name: str, value: Any) -> list[str]:
+def _lines(flag: str, name: str, value: Any) -> list[str]:
+    """Return an option as lines of a command, one for each of its values."""
     if isinstance(value, bool):
         return [flag] * value
     if isinstance(value, Mapping):
         texts = [f"{key}={json.dumps(each) if name == 'set' else each}" for key, each in value.items()]
-        return [word for text in texts for word in (flag, text)]
+        return [shlex.join([flag, text]) for text in texts]
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [word for each in value[:MAX_PLACES] for word in (flag, str(each))] if value else []
+        return [shlex.join([flag, str(each)]) for each in value[:MAX_PLACES]]
     if isinstance(value, float):
-        return [flag, f"{value:g}"]
-    return [flag, str(value)]
+        return [f"{flag} {value:g}"]
+    return [shlex.join([flag, str(value)])]

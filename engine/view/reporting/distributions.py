@@ -95,7 +95,7 @@ def flatten(chunk: pa.Array) -> tuple[int, pa.Array]:
         return (chunk.type.list_size if inner[0] == 1 else 0), inner[1]
     if pa.types.is_list(chunk.type) or pa.types.is_large_list(chunk.type):
         return 0, flatten(chunk.flatten())[1]
-    return 1, chunk
+    return 1, chunk.dictionary_decode() if pa.types.is_dictionary(chunk.type) else chunk
 
 
 def _describe_numbers(
@@ -108,11 +108,13 @@ def _describe_numbers(
     num_nan = int(np.isnan(numbers).sum()) if numbers.dtype.kind == "f" else 0
     figures: tuple[tuple[str, float], ...] = ()
     if len(finite):
-        low, middle, high = np.percentile(finite, QUANTILES)
+        with np.errstate(over="ignore", invalid="ignore"):  # sums of numbers near the largest that there are
+            low, middle, high = np.percentile(finite, QUANTILES)
+            mean, deviation = finite.mean(dtype=np.float64), finite.std(dtype=np.float64)
         figures = (
             *(("minimum", float(finite.min())), ("5th percentile", float(low)), ("median", float(middle))),
-            *(("mean", float(finite.mean(dtype=np.float64))), ("95th percentile", float(high))),
-            *(("maximum", float(finite.max())), ("standard deviation", float(finite.std(dtype=np.float64)))),
+            *(("mean", float(mean)), ("95th percentile", float(high))),
+            *(("maximum", float(finite.max())), ("standard deviation", float(deviation))),
         )
     is_few = counts is not None and not counts.are_classes
     histogram = None if is_few or not len(finite) else make_histogram(finite)
@@ -125,7 +127,8 @@ def make_histogram(finite: Array) -> Histogram:
     low, high = float(finite.min()), float(finite.max())
     num_outside = 0
     if len(finite) >= MIN_TAILED:
-        inner = [float(each) for each in np.percentile(finite, TAILS)]
+        with np.errstate(over="ignore", invalid="ignore"):
+            inner = [float(each) for each in np.percentile(finite, TAILS)]
         if inner[1] > inner[0] and inner[1] - inner[0] < MIN_SHARE * (high - low):
             (low, high), before = inner, len(finite)
             finite = finite[(finite >= low) & (finite <= high)]

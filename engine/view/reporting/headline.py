@@ -75,7 +75,7 @@ def tell_headline(job: FoundJob, occupancy: Occupancy, now: float) -> Headline:
         badge=BADGES.get(job.state, "busy"),
         texts=tuple([*texts, *(told(note) for note in job.notes)]),
         tiles=tuple(tiles),
-        table=Table("Figures", (), tuple((*_when(job), *rows))),
+        table=Table("All figures", (), tuple((*_when(job), *rows)), is_folded=True),
     )
 
 

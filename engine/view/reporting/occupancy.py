@@ -5,6 +5,7 @@ they do at once, scoring counts first, then converting, writing and reading; wha
 Runs stand one after another on one axis, without the time between them. Pure. Start at `order_runs`, then `occupy`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -200,25 +201,29 @@ def choose_rows(occupancy: Occupancy, most: int) -> tuple[str, list[Row]]:
         names = [f"{actor.worker_id}" + f" · run {actor.run}" * several for actor in actors]
         return "actor", [_row(name, [actor], occupancy.edges) for name, actor in zip(names, actors, strict=True)]
     nodes: dict[str, list[ActorTime]] = {}
+    groups: dict[int, list[ActorTime]] = {}
+    size = -(-(1 + max(actor.worker_id for actor in actors)) // most)
     for actor in actors:
         nodes.setdefault(actor.node or "no place", []).append(actor)
+        groups.setdefault(actor.worker_id // size, []).append(actor)
     if 1 < len(nodes) <= most:
-        return "node", [_row(f"{name} ({len(mine)})", mine, occupancy.edges) for name, mine in sorted(nodes.items())]
-    size = -(-len(actors) // most)
-    groups = [actors[first : first + size] for first in range(0, len(actors), size)]
-    return "group", [_row(_group_name(mine, several), mine, occupancy.edges) for mine in groups]
+        named = [(f"{name} ({_most_at_once(mine)})", mine) for name, mine in sorted(nodes.items())]
+        return "node", [_row(name, mine, occupancy.edges) for name, mine in named]
+    return "group", [
+        _row(f"{number * size}–{(number + 1) * size - 1}", mine, occupancy.edges)
+        for number, mine in sorted(groups.items())
+    ]
 
 
-def _group_name(actors: Sequence[ActorTime], several_runs: bool) -> str:
-    first, last = actors[0], actors[-1]
-    name = f"{first.worker_id}–{last.worker_id}" if first.run == last.run else f"{first.worker_id}–"
-    return name + f" · run {first.run}" * several_runs
+def _most_at_once(actors: Sequence[ActorTime]) -> int:
+    """Return how many actors there were in the run that had most of these."""
+    return max(Counter(actor.run for actor in actors).values())
 
 
 def _row(label: str, actors: Sequence[ActorTime], edges: Array) -> Row:
     seconds = sum((actor.seconds for actor in actors), np.zeros((len(STATES), len(edges) - 1)))
     lost = sum(actor.outcome == "lost" for actor in actors)
-    return Row(label, seconds / (np.diff(edges) * len(actors)), lost)
+    return Row(label, seconds / (np.diff(edges) * _most_at_once(actors)), lost)
 
 
 def coarsen(shares: Array, num_steps: int) -> Array:

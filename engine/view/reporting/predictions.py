@@ -33,8 +33,8 @@ class Predictions:
     """Rows that were read."""
     num_parts: int
     """Parts that they are from."""
-    num_all_rows: int
-    """Rows of all parts whose footers were read."""
+    num_all_rows: int | None
+    """Rows of all parts; None where not every footer was read."""
     num_all_parts: int
     """Parts that there are."""
     notes: tuple[str, ...]
@@ -84,7 +84,7 @@ def read_predictions(folder: OutputFolder, parts: Sequence[str], columns: Sequen
         for name in names
         if any(name in table.column_names for table in tables)
     }
-    num_all = sum(group.num_rows for group in groups)
+    num_all = None if notes or len(parts) > MAX_PARTS else sum(group.num_rows for group in groups)
     return Predictions(found, sum(map(len, tables)), len(tables), num_all, len(parts), tuple(notes))
 
 

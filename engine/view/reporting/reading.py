@@ -18,7 +18,7 @@ from engine.data.parts import is_part, part_generation
 from engine.data.quarantine import FOLDER as QUARANTINE_FOLDER
 from engine.data.status import DONE, FAILED, STATUS, RunStatus, read_status
 from engine.data.storage.folder import OutputFolder
-from engine.data.timeline import Span, read_timeline
+from engine.data.timeline import TIMELINE, Span, read_timeline
 from engine.errors import DataError, EngineError, PlanError
 
 Read = TypeVar("Read")
@@ -71,9 +71,12 @@ def read_job(folder: OutputFolder) -> FoundJob:
         PlanError: if no job of ours wrote the folder.
         DataError, StorageError: if it cannot be read at all.
     """
-    files = dict(folder.files())
-    if not files.keys() & {plan_name(0), STATUS}:
+    try:
+        files = dict(folder.files())
+    except DataError:
         folder.read(plan_name(0))  # says so where the folder is a file
+        raise
+    if not files.keys() & {plan_name(0), STATUS}:
         what = f"no {plan_name(0)} is in it" if folder.children() else "it is empty, or not there"
         raise PlanError(f"{folder.place} is no output of icefloe: {what}; name the folder that icefloe score wrote to")
     notes: list[str] = []
@@ -92,7 +95,7 @@ def read_job(folder: OutputFolder) -> FoundJob:
     status = attempt(STATUS, lambda: read_status(folder))
     plan_ids = {str(plan["plan_id"]) for plan in found} | ({status.plan_id} if status else set())
     summary = attempt(SUMMARY, lambda: _read_json(folder, SUMMARY))
-    spans = attempt("the timeline", lambda: read_timeline(folder, plan_ids)) or []
+    spans = attempt(TIMELINE, lambda: [span for span in read_timeline(folder) if span.plan_id in plan_ids]) or []
     is_told = summary is not None and summary.get("plan_id") in plan_ids and _is_of_last_run(summary, status)
     manifest = attempt(MANIFEST, lambda: _read_manifest(folder)) if MANIFEST in files and is_told else None
     parts = sorted((part_generation(name) or 0, name.rpartition("/")[2], name) for name in files if is_part(name))

@@ -92,8 +92,9 @@ def tell_predictions(
     described = [describe_column(name, types.get(name) or _type(chunks), chunks)
                  for name, chunks in found.columns.items()]  # fmt: skip
     total = found.num_all_rows if num_all_rows is None else num_all_rows
-    looked = f"{found.num_rows:,} of {total:,} rows, from {found.num_parts:,} of {found.num_all_parts:,} parts."
-    if found.num_rows >= total:
+    of_all = "" if total is None else f" of {total:,}"
+    looked = f"{found.num_rows:,}{of_all} rows, from {found.num_parts:,} of {found.num_all_parts:,} parts."
+    if total is not None and found.num_rows >= total:
         looked = f"All {found.num_rows:,} rows."
     source = "exact, of the whole output" if odd is not None else "of the rows that were read"
     rows = tuple(_summary_row(each, odd) for each in described)
@@ -130,14 +131,14 @@ def _sides(each: Distribution, key: str) -> list[Side]:
 
 def _counts_side(each: Distribution, counts: Counts, name: str, key: str) -> Side:
     title = f"{name}: largest entry" if counts.are_classes else f"{name}: values"
-    text = "How many rows have their largest entry at each position." if counts.are_classes else ""
     what = "classes" if counts.are_classes else "values"
+    caption = "Rows by the position of their largest entry" if counts.are_classes else "Rows by value"
     more = f"and {counts.num_more:,} more {what}, less frequent" if counts.num_more else ""
     rows = tuple((shown(value, 60), f"{count:,}", share(count, each.num_rows)) for value, count in counts.pairs)
     return Side(
         title=title,
-        texts=tuple(filter(None, (text, more))),
-        picture=Picture(draw_counts(f"{key}-counts", title, counts.pairs), title),
+        texts=(more,) if more else (),
+        picture=Picture(draw_counts(f"{key}-counts", title, counts.pairs), caption),
         tables=(Table("Counts", ("class" if counts.are_classes else "value", "rows", "share"), rows, (1, 2)),),
     )
 
@@ -155,7 +156,7 @@ def _histogram_side(each: Distribution, histogram: Histogram, name: str, key: st
     return Side(
         title=title,
         texts=(f"{each.num_values:,} values.", *outside),
-        picture=Picture(draw_histogram(f"{key}-values", title, histogram.edges, histogram.counts), title),
+        picture=Picture(draw_histogram(f"{key}-values", title, histogram.edges, histogram.counts), "Values in bins"),
         tables=(
             Table("Figures", ("", "value"), figures, numbers=(1,)),
             Table("Bins", ("from", "to", "values"), bins[:MAX_BIN_ROWS], numbers=(0, 1, 2), is_folded=True),
