@@ -30,6 +30,7 @@ VERBS = [name for name in app if not name.startswith("-")]
 # Of Ray, Docker, uv and a script of bench/.
 FLAGS_OF_OTHERS = {
     *("--submission-id", "--no-wait", "--entrypoint-num-cpus", "--working-dir", "--shm-size", "--growth", "--resolution", "--upgrade"),
+    "--metrics-export-port",
 }
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 END_OF_BLOCK = "=== end of block"
