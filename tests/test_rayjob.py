@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from engine.config import JobConfig
-from jobs.command_line import new_app, run, with_job_options
+from jobs.command_line import run, with_job_options
+from jobs.help import new_app
 
 ROOT = Path(__file__).resolve().parents[1]
 

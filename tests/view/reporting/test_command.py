@@ -6,7 +6,8 @@ import pytest
 
 from engine.config import build_config
 from engine.view.reporting.command import given_settings, rerun_command
-from jobs.command_line import new_app, run, with_job_options
+from jobs.command_line import run, with_job_options
+from jobs.help import new_app
 
 BASE: dict[str, Any] = {"model": "/m/n.pb", "input": ["/in"], "output": "/out"}
 CALLS: list[dict[str, Any]] = [
