@@ -29,7 +29,8 @@ PAGE_IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
 VERBS = [name for name in app if not name.startswith("-")]
 # Of Ray, Docker, uv and a script of bench/.
 FLAGS_OF_OTHERS = {
-    *("--submission-id", "--no-wait", "--entrypoint-num-cpus", "--working-dir", "--shm-size", "--growth", "--resolution", "--upgrade"),
+    *("--submission-id", "--no-wait", "--entrypoint-num-cpus", "--working-dir", "--shm-size"),
+    *("--growth", "--resolution", "--upgrade"),
 }
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 END_OF_BLOCK = "=== end of block"
