@@ -1,4 +1,7 @@
 import ast
+import importlib.util
+import itertools
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -152,3 +155,40 @@ def test_importing_stays_light(modules: tuple[str, ...], banned: tuple[str, ...]
     code = f"import sys, {', '.join(modules)}; print([name for name in {banned!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def drawn_modules() -> list[str]:
+    """Return the files that the drawing of the house names, folders by their indentation."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    drawing = re.search(r"^```\n(engine/\n.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert drawing is not None
+    folders: list[str] = []
+    found = []
+    for line in drawing[1].splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        names = list(itertools.takewhile(re.compile(r"[a-z_/]+(\.py|/)|\.toml").fullmatch, line.split()))
+        assert names, f"names no file: {line}"
+        found += ["".join([*folders[:depth], name]) for name in names if name.endswith(".py")]
+        if names[0].endswith("/"):
+            folders = [*folders[:depth], names[0]]
+    return found
+
+
+def test_the_drawing_of_the_house_names_every_module_once() -> None:
+    drawn = drawn_modules()
+    assert sorted(drawn) == sorted(set(drawn)), "named twice"
+    ours = {name for name in drawn if name.split("/")[0] in ("engine", "jobs")}
+    there = {path.relative_to(ROOT).as_posix() for path in MODULES if path.name != "__init__.py"}
+    assert (sorted(there - ours), sorted(ours - there)) == ([], []), "not drawn; drawn, but gone"
+    assert [name for name in drawn if not (ROOT / name).is_file()] == []
+
+
+def test_the_picture_of_the_house_is_drawn_from_the_code_as_it_is() -> None:
+    spec = importlib.util.spec_from_file_location("draw_architecture", ROOT / "docs" / "draw_architecture.py")
+    assert spec is not None
+    assert spec.loader is not None
+    drawing = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(drawing)
+    house = drawing.read_house()
+    assert set(house) == set(HEIGHTS)
+    assert drawing.drawn_house() == house, "docs/architecture.svg is out of date: type make docs"
