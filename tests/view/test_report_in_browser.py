@@ -114,7 +114,7 @@ def test_it_is_drawn_and_fits(
     assert len(charts) >= 10
     for chart_width, height, num_paths in charts:
         assert 300 < chart_width <= min(width, 580)
-        assert height > 80
+        assert height > 60
         assert num_paths > 4
     assert browser.run("return document.documentElement.scrollWidth") == width
     assert browser.run(OVERLAPS) == []
@@ -141,19 +141,16 @@ def test_a_big_job_opens_in_no_time(browser: Browser, big: Path) -> None:
 
 def test_links_lead_to_their_sections(browser: Browser, small: Path) -> None:
     browser.open(small, width=390)
+    browser.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": "reduce"}])
     links = browser.run("return [...document.querySelectorAll('nav a')].map(each => each.getAttribute('href'))")
     assert len(links) == 9
     for link in links:
-        browser.run(f"document.querySelector('nav a[href=\"{link}\"]').click()")
-        where = f"return document.querySelector('{link}').getBoundingClientRect().top"
-        deadline = time.monotonic() + 5
-        while (
-            at_end := browser.run("return innerHeight + scrollY >= document.documentElement.scrollHeight - 2")
-        ) is False:
-            if abs(browser.run(where)) < 40:
-                break
-            assert time.monotonic() < deadline, link
-        assert at_end or abs(browser.run(where)) < 40
+        top, is_at_end = browser.run(f"""
+            document.querySelector('nav a[href="{link}"]').click();
+            return [document.querySelector('{link}').getBoundingClientRect().top,
+                    innerHeight + scrollY >= document.documentElement.scrollHeight - 2];
+        """)
+        assert abs(top) < 40 or (is_at_end and 0 < top < 900), link
 
 
 def test_everything_is_reached_by_keyboard(browser: Browser, small: Path) -> None:
