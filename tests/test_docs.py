@@ -159,6 +159,8 @@ def parse(words: list[str], is_mention: bool) -> None:
 def test_every_command_has_verbs_and_flags_that_there_are(page: Path) -> None:
     for text, is_mention in shell_texts(page):
         for words in commands(text):
+            if words[:1] == ["VERB"]:
+                continue  # whichever
             try:
                 parse(words, is_mention)
             except cyclopts.CycloptsError as error:

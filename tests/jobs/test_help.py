@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cyclopts
 import pytest
+from rich.console import Console
 
 from engine.config import JobConfig, Theme, theme_of
 from jobs.__main__ import app
@@ -18,6 +19,7 @@ TITLES = [str(theme) for theme in Theme]
 
 
 def help_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    app.console = Console()  # which keeps the width that it was made with
     assert run(app, [*words, "--help"]) == 0
     return capsys.readouterr().out
 
