@@ -93,12 +93,8 @@ class Cluster:
     def _init(self, options: dict[str, Any]) -> None:
         try:
             with handlers_kept():
-                ray.init(
-                    self._address.uri,
-                    log_to_driver=False,
-                    logging_level=logging.getLogger("ray").level or logging.ERROR,
-                    **options,
-                )
+                level = logging.getLogger("ray").level or logging.ERROR
+                ray.init(self._address.uri, log_to_driver=False, logging_level=level, **options)
         except SystemExit as error:  # what Ray's own SIGTERM handler raises
             raise JobInterrupted("interrupted while Ray was starting; rerun to resume") from error
         except ray.exceptions.AuthenticationError as error:
