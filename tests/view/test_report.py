@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pytest
+from object_store import SECRET_KEY, ObjectStore
 from told_jobs import PLAN_ID, STARTED, Timeline, big_spans, scored_table, write_job
 
 import jobs.report
 from engine.data.ledger import MANIFEST, SUMMARY, Ledger
 from engine.data.status import ActorStatus, RunStatus, write_status
+from engine.data.storage import connecting
 from engine.data.timeline import TIMELINE, Span
 from engine.errors import DataError, PlanError
 from engine.view.report import write_report
@@ -268,6 +271,25 @@ def test_the_command_says_where_the_report_is(tmp_path: Path, capsys: pytest.Cap
     write_job(tmp_path / "out", scored_table(10), [])
     assert run(jobs.report.app, [str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out == f"{tmp_path}/out/_icefloe/report.html\n"
+
+
+@pytest.mark.store
+def test_an_output_in_a_store(tmp_path: Path, spans: list[Span], capsys: pytest.CaptureFixture[str]) -> None:
+    """It tells the same as of the same output on a disk, and names the place without the key to it."""
+    written = write_job(tmp_path / "out", scored_table(1000), spans, fetch=("prediction", "label"),
+                        bad={"Null": [{"id": 7}] * 5})  # fmt: skip
+    with ObjectStore() as store:
+        pafs.copy_files(str(tmp_path / "out"), f"{store.bucket}/out", pafs.LocalFileSystem(), store.filesystem())
+        assert run(jobs.report.app, [store.uri(path="out")]) == 0
+        place = capsys.readouterr().out.strip()
+        text = store.get("out/_icefloe/report.html").decode()
+    connecting.forget_clients()
+    assert place == f"s3://{store.bucket}/out/_icefloe/report.html"
+    assert SECRET_KEY not in text
+    here = Path(write_report(written.folder)).read_text()
+    own, theirs = (re.findall(r"<svg.*?</svg>", each, re.S) for each in (here, text))
+    assert own == theirs
+    assert len(own) == 9
 
 
 def test_later_generations_are_told(tmp_path: Path) -> None:
