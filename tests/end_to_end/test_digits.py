@@ -26,3 +26,8 @@ def test_the_digits_are_learned_frozen_and_scored(tmp_path: Path) -> None:
     assert len(parts) > 1
     assert sum(pq.read_metadata(part).num_rows for part in parts) == 540
     assert (tmp_path / "checkpoint" / "digits.meta").exists()
+    command = [sys.executable, "-m", "jobs.report", str(tmp_path / "predictions")]
+    report = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    text = Path(report).read_text()
+    for told in ("of 540 read", "All actors together", "prediction: largest entry", "5,418 (21.2 KiB)", "--actors 2"):
+        assert told in text, told

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pytest
+from object_store import SECRET_KEY, ObjectStore
 from told_jobs import PLAN_ID, STARTED, Timeline, big_spans, scored_table, write_job
 
 import jobs.report
 from engine.data.ledger import MANIFEST, SUMMARY, Ledger
-from engine.data.status import RunStatus, write_status
+from engine.data.status import ActorStatus, RunStatus, write_status
+from engine.data.storage import connecting
 from engine.data.timeline import TIMELINE, Span
 from engine.errors import DataError, PlanError
 from engine.view.report import write_report
@@ -163,10 +166,11 @@ def test_a_job_that_goes_on_or_has_failed(
 ) -> None:
     error = "" if state == "scoring" else "the store is gone"
     status = RunStatus(PLAN_ID, state, "scoring", "host", 7, STARTED, STARTED + 60, 60.0, 50.0, 40, 10, 3, rows=5000,
-                       seconds_left=90.0, rows_per_second=123.4, error=error)  # fmt: skip
+                       seconds_left=90.0, rows_per_second=123.4, error=error,
+                       actors=(ActorStatus(3, "a-node", "working", (7, 8), "session"),))  # fmt: skip
     monkeypatch.setattr("engine.view.report.time.time", lambda: STARTED + 61)
     found = page(write_job(tmp_path / "out", scored_table(100), spans, status=status, is_finished=False))
-    for text in (*texts, state, "5,000", "Actor time so far", "All 100 rows."):
+    for text in (*texts, state, "5,000", "Actor time so far", "All 100 rows.", "a-node", "7, 8"):
         assert text in found.text, text
 
 
@@ -196,7 +200,7 @@ def test_a_job_that_had_no_plan_yet(tmp_path: Path) -> None:
 def test_sections_without_data_say_so(tmp_path: Path) -> None:
     found = page(write_job(tmp_path / "out", scored_table(0), [], num_parts=1))
     assert not [tag for tag, _ in found.tags if tag == "svg"]
-    for text in ("No timeline was kept", "No row was set aside.", "No part has a row yet."):
+    for text in ("There is no timeline of this job", "No row was set aside.", "No part has a row yet."):
         assert text in found.text
 
 
@@ -209,7 +213,7 @@ def test_what_is_damaged_is_said_and_the_rest_is_told(tmp_path: Path, spans: lis
     assert f"{SUMMARY} cannot be read" in found.text
     assert "part-00001-of-00004.parquet" in found.text
     assert "from 3 of 4 parts" in found.text
-    assert "No timeline was kept" in found.text
+    assert "There is no timeline of this job" in found.text
 
 
 @pytest.mark.parametrize("name", ["plan.json", "summary.json", "status.json"])
@@ -267,6 +271,25 @@ def test_the_command_says_where_the_report_is(tmp_path: Path, capsys: pytest.Cap
     write_job(tmp_path / "out", scored_table(10), [])
     assert run(jobs.report.app, [str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out == f"{tmp_path}/out/_icefloe/report.html\n"
+
+
+@pytest.mark.store
+def test_an_output_in_a_store(tmp_path: Path, spans: list[Span], capsys: pytest.CaptureFixture[str]) -> None:
+    """It tells the same as of the same output on a disk, and names the place without the key to it."""
+    written = write_job(tmp_path / "out", scored_table(1000), spans, fetch=("prediction", "label"),
+                        bad={"Null": [{"id": 7}] * 5})  # fmt: skip
+    with ObjectStore() as store:
+        pafs.copy_files(str(tmp_path / "out"), f"{store.bucket}/out", pafs.LocalFileSystem(), store.filesystem())
+        assert run(jobs.report.app, [store.uri(path="out")]) == 0
+        place = capsys.readouterr().out.strip()
+        text = store.get("out/_icefloe/report.html").decode()
+    connecting.forget_clients()
+    assert place == f"s3://{store.bucket}/out/_icefloe/report.html"
+    assert SECRET_KEY not in text
+    here = Path(write_report(written.folder)).read_text()
+    own, theirs = (re.findall(r"<svg.*?</svg>", each, re.S) for each in (here, text))
+    assert own == theirs
+    assert len(own) == 9
 
 
 def test_later_generations_are_told(tmp_path: Path) -> None:

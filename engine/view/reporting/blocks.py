@@ -94,9 +94,9 @@ def shown(text: str, most: int = MAX_TEXT) -> str:
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
-def told(text: str) -> str:
+def told(text: str, most: int = MAX_VALUE) -> str:
     """Return a message or a setting as a page can hold it, without secrets."""
-    return shown(hide_secrets(text), MAX_VALUE)
+    return shown(hide_secrets(text), most)
 
 
 def number(value: float) -> str:
@@ -122,14 +122,16 @@ def share(part: float, whole: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write a length of time: `0.42 s`, `3 min 20 s`."""
-    return f"{seconds:.2f} s" if 0 <= seconds < 10 else seconds_text(seconds)  # noqa: PLR2004 - two digits are enough
+    """Write a length of time: `42 ms`, `1.25 s`, `3 min 20 s`."""
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:.3g} ms"
+    return f"{seconds:.2f} s" if 1 <= seconds < 10 else seconds_text(seconds)  # noqa: PLR2004 - two digits are enough
 
 
 def clock(seconds: float, longest: float) -> str:
     """Write a point of time on an axis of `longest` seconds: `0:42`, `1:02:03`, or `0.42 s` on a short one."""
     if longest < 60:  # noqa: PLR2004 - a minute
-        return f"{seconds:.3g} s"
+        return f"{seconds:.4g} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if longest >= 3600 else f"{minutes}:{rest:02}"  # noqa: PLR2004

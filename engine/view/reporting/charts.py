@@ -80,10 +80,10 @@ def drawing(key: str, label: str, height_inches: float) -> Iterator[Drawing]:
     drawn.svg = to_inline(sink.getvalue(), key, label)
 
 
-def _time_axis(axes: Any, runs: Sequence[Run], end: float) -> None:
+def _time_axis(axes: Any, runs: Sequence[Run], start: float, end: float) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.set_xlim(0, end)
+    axes.set_xlim(start, end)
     steps = [1, 2, 5, 10] if end < 60 else [1, 2, 3, 6, 10]  # noqa: PLR2004 - a minute
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=steps))
     axes.xaxis.set_major_formatter(lambda value, _: clock(value, end))
@@ -113,7 +113,7 @@ def draw_states(key: str, edges: Array, actors: Array, runs: Sequence[Run]) -> s
         axes.set_ylim(0, max(1.0, float(actors.sum(axis=0).max()) * 1.05))
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set_ylabel("actors")
-        _time_axis(axes, runs, float(edges[-1]))
+        _time_axis(axes, runs, float(edges[0]), float(edges[-1]))
     return drawn.svg
 
 
@@ -144,7 +144,7 @@ def draw_rows(key: str, edges: Array, rows: Sequence[Row], runs: Sequence[Run]) 
         axes.grid(visible=False, axis="y")
         axes.set_ylim(-0.1, len(rows))
         axes.spines["left"].set_visible(False)
-        _time_axis(axes, runs, float(edges[-1]))
+        _time_axis(axes, runs, float(edges[0]), float(edges[-1]))
     return drawn.svg
 
 
@@ -161,7 +161,7 @@ def draw_throughput(key: str, edges: Array, rates: Array, average: float, runs: 
         axes.set_ylim(0, max(float(rates.max()), average, 1e-9) * HEADROOM)
         axes.yaxis.set_major_formatter(lambda value, _: rate_label(value))
         axes.set_ylabel("rows per second")
-        _time_axis(axes, runs, float(edges[-1]))
+        _time_axis(axes, runs, float(edges[0]), float(edges[-1]))
     return drawn.svg
 
 
@@ -179,8 +179,8 @@ class ShardDots:
     """Where the band of the others stands; empty where all are dots."""
     band: Array
     """Their 5th, 50th and 95th percentile there, [steps, 3]."""
-    end: float
-    """End of the axis, in seconds."""
+    span: tuple[float, float]
+    """Ends of the axis, in seconds."""
 
 
 def draw_shards(key: str, dots: ShardDots, runs: Sequence[Run]) -> str:
@@ -201,7 +201,7 @@ def draw_shards(key: str, dots: ShardDots, runs: Sequence[Run]) -> str:
         axes.set_ylim(0, top * HEADROOM)
         axes.yaxis.set_major_formatter(lambda value, _: f"{tick(value)} s")
         axes.set_ylabel("time of a shard")
-        _time_axis(axes, runs, dots.end)
+        _time_axis(axes, runs, *dots.span)
     return drawn.svg
 
 
@@ -214,7 +214,7 @@ def draw_histogram(key: str, label: str, edges: Array, counts: Array, unit: str 
         axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=COLOURS["score"], edgecolor="none",
                  linewidth=0, alpha=0.85)  # fmt: skip
         axes.set_xlim(edges[0], edges[-1])
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(lambda value, _: f"{tick(value)}{unit}")
         _counts_axis(axes.yaxis)
         axes.grid(visible=False, axis="x")

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from engine.data.status import DONE, FAILED, INTERRUPTED
-from engine.view.reporting.blocks import MAX_VALUE, Table, duration, number, share, shown, told
+from engine.view.reporting.blocks import MAX_VALUE, Table, capped, duration, number, share, shown, told
 from engine.view.reporting.occupancy import STATES, Occupancy, order_runs
 from engine.view.reporting.over_time import WORDS
 from engine.view.reporting.reading import FoundJob
@@ -16,6 +16,7 @@ from engine.view.tables import bytes_text, computed_text, device_texts, seconds_
 BADGES = {DONE: "good", FAILED: "bad", INTERRUPTED: "bad", "unfinished": "bad"}
 # A running job says so twice a second; one that has not for so long is gone.
 SILENT_SECONDS = 60.0
+MAX_ACTORS, MAX_IN_HAND = 50, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,8 @@ class Headline:
     """Sentences: what limits it, why it failed."""
     tiles: tuple[Tile, ...]
     """Its main figures."""
-    table: Table
-    """All its figures."""
+    tables: tuple[Table, ...]
+    """All its figures, and its actors while it goes on."""
 
 
 def tell_headline(job: FoundJob, occupancy: Occupancy, now: float) -> Headline:
@@ -75,7 +76,7 @@ def tell_headline(job: FoundJob, occupancy: Occupancy, now: float) -> Headline:
         badge=BADGES.get(job.state, "busy"),
         texts=tuple([*texts, *(told(note) for note in job.notes)]),
         tiles=tuple(tiles),
-        table=Table("All figures", (), tuple((*_when(job), *rows)), is_folded=True),
+        tables=(Table("All figures", (), tuple((*_when(job), *rows)), is_folded=True), *_actors_now(job)),
     )
 
 
@@ -197,6 +198,22 @@ def _running_rows(job: FoundJob) -> list[tuple[str, str]]:
         *([("last notice", told(status.notice))] if status.notice else []),
         ("driver", f"{shown(status.host)}, process {status.pid}"),
     ]  # fmt: skip
+
+
+def _actors_now(job: FoundJob) -> list[Table]:
+    """Tell of each actor as the driver last knew it, while the job goes on."""
+    status = job.status
+    if job.summary is not None or status is None or not status.actors:
+        return []
+    rows = [
+        (str(actor.worker_id), shown(actor.node, 40) or "–", shown(actor.state, 20), shown(actor.phase, 20),
+         ", ".join(f"{shard:,}" for shard in actor.shards[:MAX_IN_HAND]), f"{actor.shards_done:,}", f"{actor.rows:,}",
+         told(actor.reason))
+        for actor in status.actors
+    ]  # fmt: skip
+    cut, more = capped(rows, MAX_ACTORS, "more actors")
+    heads = ("actor", "node", "state", "phase", "in hand", "shards done", "rows", "note")
+    return [Table("Actors when it was last heard of", heads, cut, (0, 4, 5, 6), is_folded=True, more=more)]
 
 
 def _when(job: FoundJob) -> list[tuple[str, str]]:

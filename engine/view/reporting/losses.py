@@ -8,7 +8,8 @@ from engine.view.reporting.occupancy import Run
 from engine.view.reporting.pace import Event, count_reasons
 
 MAX_TABLE_ROWS = 50
-NOTHING = "No timeline was kept of this job, so there is nothing to tell here."
+MAX_REASON = 240
+NOTHING = "There is no timeline of this job, or not yet."
 
 
 def tell_events(events: Sequence[Event], runs: Sequence[Run]) -> Side:
@@ -22,7 +23,7 @@ def tell_events(events: Sequence[Event], runs: Sequence[Run]) -> Side:
     attempts = f"{num_attempts:,} attempt{'s' * (num_attempts != 1)} came to nothing"
     actors = f"{num_actors:,} actor{'s were' if num_actors != 1 else ' was'} lost"
     reasons = [
-        (what, outcome, f"{count:,}", duration(seconds) if seconds else "–", told(message))
+        (what, outcome, f"{count:,}", duration(seconds) if seconds else "–", told(message, MAX_REASON))
         for what, outcome, message, count, seconds in count_reasons(events)
     ]
     cut, more = capped(reasons, MAX_TABLE_ROWS, "more reasons")
@@ -46,5 +47,5 @@ def _event_row(event: Event, several: bool) -> tuple[str, ...]:
         shown(span.node, 40) or "–",
         span.outcome,
         duration(span.stop_seconds - span.start_seconds),
-        told(span.message),
+        told(span.message, MAX_REASON),
     )

@@ -40,6 +40,7 @@ from engine.view.reporting.pace import (
     percentiles_over_time,
     shard_times,
     throughput,
+    work_edges,
 )
 
 NUM_STEPS = 160
@@ -49,6 +50,7 @@ MAX_DOTS = 600
 NUM_SLOWEST = 12
 NUM_RATE_ROWS = 12
 NUM_BAND_STEPS = 60
+MIN_DISTRIBUTED = 8
 WORDS = {
     "score": "scoring",
     "convert": "converting",
@@ -170,12 +172,12 @@ def _actors_table(occupancy: Occupancy) -> Table:
 
 
 def _tell_throughput(spans: Sequence[Span], runs: Sequence[Run], average: float) -> Side:
-    edges = axis_edges(runs, NUM_STEPS)
+    edges = work_edges(spans, runs, NUM_STEPS)
     rates = throughput(spans, runs, edges)
     if not rates.any():
         return Side(texts=("No shard was done, so there is no rate to draw." if runs else NOTHING,))
     end = float(edges[-1])
-    coarse = np.linspace(0.0, end, NUM_RATE_ROWS + 1)
+    coarse = np.linspace(float(edges[0]), end, NUM_RATE_ROWS + 1)
     per_row = throughput(spans, runs, coarse)
     rows = tuple(
         (f"{clock(coarse[index], end)} to {clock(coarse[index + 1], end)}", number(round(rate)),
@@ -199,7 +201,7 @@ def _tell_shards(spans: Sequence[Span], runs: Sequence[Run]) -> list[Side]:
     if not times:
         return [Side(texts=("No shard was done." if runs else NOTHING,))]
     seconds = np.array([each.seconds for each in times])
-    dots = _choose_dots(times, seconds, axis_edges(runs, NUM_BAND_STEPS))
+    dots = _choose_dots(times, seconds, work_edges(spans, runs, NUM_BAND_STEPS))
     num_late = sum(each.is_straggler for each in times)
     rule = "more than twice the median and 5 s, or given a second attempt"
     late = f"{num_late:,} of them stragglers (diamonds)" if num_late else "none of them a straggler"
@@ -218,7 +220,7 @@ def _tell_shards(spans: Sequence[Span], runs: Sequence[Run]) -> list[Side]:
         ),
         tables=(Table("Time of a shard", ("", "time"), figures, numbers=(1,)), _slowest(times, seconds)),
     )  # fmt: skip
-    if len(times) < 3:  # noqa: PLR2004 - no distribution
+    if len(times) < MIN_DISTRIBUTED:
         return [over_time]
     high = float(seconds.max()) or 1e-3
     counts, edges = np.histogram(seconds, 30, (0.0, high))
@@ -239,13 +241,13 @@ def _choose_dots(times: Sequence[ShardTime], seconds: Array, edges: Array) -> Sh
     """Return a dot for each shard where they are few, else a band, with the stragglers as dots, the slowest first."""
     late = np.array([each.is_straggler for each in times])
     starts = np.array([each.start_seconds for each in times])
-    end = float(edges[-1])
+    span = float(edges[0]), float(edges[-1])
     if len(times) <= MAX_DOTS:
-        return ShardDots(starts, seconds, late, np.array([]), np.empty((0, 3)), end)
+        return ShardDots(starts, seconds, late, np.array([]), np.empty((0, 3)), span)
     middles, band = percentiles_over_time(times, edges)
     kept = np.flatnonzero(late)
     kept = kept[np.argsort(-seconds[kept], kind="stable")[:MAX_DOTS]]
-    return ShardDots(starts[kept], seconds[kept], late[kept], middles, band, end)
+    return ShardDots(starts[kept], seconds[kept], late[kept], middles, band, span)
 
 
 def _slowest(times: Sequence[ShardTime], seconds: Array) -> Table:

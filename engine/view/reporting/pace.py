@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.data.timeline import ATTEMPT, CANCELLED, FAILED, INTERRUPTED, LOAD, LOST, OK, READY, Span
-from engine.view.reporting.occupancy import Array, Run, spread
+from engine.view.reporting.occupancy import Array, Run, axis_edges, spread
 
 # The scheduler's rule: twice the usual time, and no mere blink.
 STRAGGLER_FACTOR, STRAGGLER_SECONDS = 2.0, 5.0
 PERCENTILES = (5, 50, 95)
+SHORTEST_SECONDS = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,15 @@ class Event:
         if self.span.kind == ATTEMPT:
             return "second attempt" if self.span.is_backup else "attempt"
         return "actor, while loading" if self.span.kind == LOAD else "actor"
+
+
+def work_edges(spans: Sequence[Span], runs: Sequence[Run], num_steps: int) -> Array:
+    """Return the ends of `num_steps` steps: over the time in which shards were tried, or over all of several runs."""
+    tried = [span for span in spans if span.kind == ATTEMPT]
+    if len(runs) != 1 or not tried:
+        return axis_edges(runs, num_steps)
+    start, stop = min(span.start_seconds for span in tried), max(span.stop_seconds for span in tried)
+    return np.linspace(start, max(stop, start + SHORTEST_SECONDS), num_steps + 1)
 
 
 def throughput(spans: Sequence[Span], runs: Sequence[Run], edges: Array) -> Array:

@@ -19,7 +19,8 @@ from engine.view.reporting.bad_rows import evenly
 
 MAX_ROWS = 200_000
 MAX_BYTES = 32 * 2**20
-MAX_PARTS = 256
+# As many parts as an automatic shard size makes are all looked at; of more, some.
+MAX_PARTS, SOME_PARTS = 512, 128
 MAX_COLUMNS = 16
 
 
@@ -73,8 +74,9 @@ def read_predictions(folder: OutputFolder, parts: Sequence[str], columns: Sequen
             notes.append(str(error))
             return None
 
+    chosen = parts if len(parts) <= MAX_PARTS else evenly(parts, SOME_PARTS)
     with ThreadPoolExecutor(READERS) as pool:
-        groups = [group for found in pool.map(look, evenly(parts, MAX_PARTS)) for group in found if group.num_rows]
+        groups = [group for found in pool.map(look, chosen) for group in found if group.num_rows]
         by_part: dict[str, list[_Group]] = {}
         for group in choose_groups(groups):
             by_part.setdefault(group.part, []).append(group)
