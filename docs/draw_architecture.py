@@ -6,11 +6,13 @@ left out. What is drawn is kept in the picture as JSON, which a test compares. R
 """
 
 import ast
+import itertools
 import json
 import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "architecture.svg"
@@ -19,7 +21,7 @@ House = dict[str, dict[str, list[str]]]
 LETTER, LINE, PADDING, GAP, BETWEEN_ROWS = 6.3, 15, 10, 22, 46
 WRAP_LETTERS = 27
 PASSING_WIDTH = 14.0
-SWEEPS = 40
+SWEEPS, TRIES = 40, 200
 COLOURS = {"jobs": "#fde9c9", "engine.run": "#dbe9fb", "engine.model": "#dff3e1", "engine.data": "#f6e0f0"}
 
 
@@ -91,7 +93,11 @@ def heights(house: House) -> dict[str, int]:
 def box_lines(name: str, room: dict[str, list[str]]) -> list[str]:
     """Return a box's lines: name, idea, folders."""
     folders = textwrap.wrap(" ".join(f"{each}/" for each in room["folders"]), WRAP_LETTERS)
-    return [name.removeprefix("engine."), *textwrap.wrap(room["idea"][0], WRAP_LETTERS), *folders]
+    return [
+        name.removeprefix("engine."),
+        *textwrap.wrap(room["idea"][0], WRAP_LETTERS, break_long_words=False),
+        *folders,
+    ]
 
 
 def lay_out(house: House) -> tuple[list[list[str]], list[list[str]]]:
@@ -107,19 +113,42 @@ def lay_out(house: House) -> tuple[list[list[str]], list[list[str]]]:
             for at, stop in zip(range(floor[name] - 1, floor[below], -1), stops, strict=True):
                 rows[at].append(stop)
             arrows.append([name, *stops, below])
+    ties = [tie for stops in arrows for tie in itertools.pairwise(stops)]
+    return min((_untangled(rows, ties, seed) for seed in range(TRIES)), key=lambda tried: _tangle(tried, ties))[
+        ::-1
+    ], arrows
+
+
+def _untangled(rows: list[list[str]], ties: list[tuple[str, str]], seed: int) -> list[list[str]]:
+    """Return the rows, each room moved to the middle of those that it is tied to, from below and from above in turn."""
     near: dict[str, set[str]] = {}
-    for stops in arrows:
-        for upper, lower in zip(stops, stops[1:], strict=False):
-            near.setdefault(upper, set()).add(lower)
-            near.setdefault(lower, set()).add(upper)
-    for sweep in range(SWEEPS):  # every room moves to the middle of those that it is tied to, from below and from above
-        place = {name: (at + 0.5) / len(row) for row in rows for at, name in enumerate(row)}
+    for upper, lower in ties:
+        near.setdefault(upper, set()).add(lower)
+        near.setdefault(lower, set()).add(upper)
+    random = Random(seed)
+    rows = [random.sample(row, len(row)) for row in rows]
+    for sweep in range(SWEEPS):
+        place = _places(rows)
         for row in rows if sweep % 2 else rows[::-1]:
-            ties = {name: near.get(name, {name}) for name in row}
-            middle = {name: sum(place[each] for each in tied) / len(tied) for name, tied in ties.items()}
+            tied = {name: near.get(name, {name}) for name in row}
+            middle = {name: sum(place[each] for each in tied[name]) / len(tied[name]) for name in row}
             row.sort(key=lambda name: (middle[name], name))
-            place.update({name: (at + 0.5) / len(row) for at, name in enumerate(row)})
-    return rows[::-1], arrows
+            place.update(_places([row]))
+    return rows
+
+
+def _places(rows: list[list[str]]) -> dict[str, float]:
+    return {name: (at + 0.5) / len(row) for row in rows for at, name in enumerate(row)}
+
+
+def _tangle(rows: list[list[str]], ties: list[tuple[str, str]]) -> tuple[int, float]:
+    """Return how many arrows cross, and how far they go sideways."""
+    place, floor = _places(rows), {name: at for at, row in enumerate(rows) for name in row}
+    crossings = sum(
+        floor[one[0]] == floor[two[0]] and (place[one[0]] - place[two[0]]) * (place[one[1]] - place[two[1]]) < 0
+        for one, two in itertools.combinations(ties, 2)
+    )
+    return crossings, sum(abs(place[upper] - place[lower]) for upper, lower in ties)
 
 
 def draw(house: House) -> str:

@@ -128,7 +128,7 @@ def icefloe_words(words: list[str]) -> Iterator[list[str]]:
     module = next((word for word in words if word.startswith("jobs.")), "")
     if module and words[words.index(module) - 1] == "-m":
         words = ["icefloe", module.removeprefix("jobs."), *words[words.index(module) + 1 :]]
-    if words and Path(words[0]).name == "icefloe" and words[1:]:
+    if words and Path(words[0]).name == "icefloe" and words[1:] and words[1] != "VERB":
         yield [word for word in words[1:] if word != "..."]
 
 
