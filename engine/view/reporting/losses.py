@@ -8,7 +8,7 @@ from engine.view.reporting.occupancy import Run
 from engine.view.reporting.pace import Event, count_reasons
 
 MAX_TABLE_ROWS = 50
-MAX_REASON = 240
+MAX_REASON, MAX_NOTE = 240, 120
 NOTHING = "There is no timeline of this job, or not yet."
 
 
@@ -47,5 +47,5 @@ def _event_row(event: Event, several: bool) -> tuple[str, ...]:
         shown(span.node, 40) or "–",
         span.outcome,
         duration(span.stop_seconds - span.start_seconds),
-        told(span.message, MAX_REASON),
+        told(span.message, MAX_NOTE),
     )

@@ -22,7 +22,7 @@ from engine.view.reporting.blocks import (
     told,
 )
 from engine.view.reporting.charts import ShardDots, draw_histogram, draw_rows, draw_shards, draw_states, draw_throughput
-from engine.view.reporting.losses import MAX_TABLE_ROWS, NOTHING, tell_events
+from engine.view.reporting.losses import MAX_NOTE, MAX_TABLE_ROWS, NOTHING, tell_events
 from engine.view.reporting.occupancy import (
     STATES,
     Array,
@@ -157,7 +157,7 @@ def _actors_table(occupancy: Occupancy) -> Table:
                 *(share(by_state[state], ready) for state in ("score", "convert", "read", "write", "idle", "lost")),
                 f"{actor.shards:,}",
                 f"{actor.rows:,}",
-                told(actor.message) if actor.outcome != "done" else "",
+                told(actor.message, MAX_NOTE) if actor.outcome != "done" else "",
             )
         )
     heads = (
