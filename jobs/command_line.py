@@ -6,6 +6,7 @@ words of the command line, pydantic judges them. Start at `with_job_options` and
 
 import inspect
 import json
+import logging
 import os
 import sys
 import tomllib
@@ -181,6 +182,7 @@ def run_app(app: cyclopts.App, words: list[str] | None = None) -> None:
 
 def run(app: cyclopts.App, words: list[str] | None = None) -> int:
     """Run a command and return its exit code; errors are one message on stderr."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns where there is no home to keep a cache of fonts
     try:
         app(words, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.CycloptsError as error:

@@ -94,7 +94,6 @@ class LiveProgress(ProgressView):
             refresh_per_second=REDRAWS_PER_SECOND,
             transient=True,
             redirect_stdout=False,
-            redirect_stderr=False,
         )
 
     def show(self, status: RunStatus) -> None:
