@@ -279,4 +279,6 @@ def _sentence(problem: dict[str, Any], kind: type[BaseModel]) -> str:
     if problem["type"] == "missing":
         return f"{flag} is missing: {str(kind.model_fields[name].description).rstrip('.')}"
     message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{flag}: {message}, found {problem['input']!r}"
+    found = problem["input"]  # words of a flag that takes several come as a tuple
+    shown = " ".join(map(str, found)) if isinstance(found, tuple) and found else repr(found)
+    return f"{flag}: {message}, found {shown}"

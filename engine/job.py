@@ -24,7 +24,7 @@ from engine.run.pool import size_pool
 from engine.run.spec import ShardResult
 from engine.run.summary import Summary
 from engine.summing_up import bad_row_tally, check_run, describe_result, judge, summarise
-from engine.telling import Teller
+from engine.telling import Teller, told_if_slow
 from engine.view.progress import ProgressView
 
 
@@ -51,7 +51,8 @@ def score(config: JobConfig, view: ProgressView | None = None) -> Summary:
 
 
 def _score(config: JobConfig, view: ProgressView, started: float) -> tuple[Job, Summary]:
-    job = prepare(config)
+    with told_if_slow(view, "looking at the model and the input"):
+        job = prepare(config)
     ledger = Ledger(job.config.output)
     done = find_done(job, ledger)
     if done is not None and done.is_finished:

@@ -29,9 +29,26 @@ from engine.view.progress import ProgressView
 # A view shows each; files follow less often, and the less the longer they take to write.
 SHOW_SECONDS, STATUS_SECONDS, TIMELINE_SECONDS = 0.2, (2.0, 30.0), (30.0, 600.0)
 PAUSE_PER_SECOND_OF_WRITING = 20.0
-LISTEN_SECONDS, MEANWHILE_SECONDS = 2.0, 1.0
+LISTEN_SECONDS, MEANWHILE_SECONDS, SLOW_SECONDS = 2.0, 1.0, 2.0
 # What the end of a job waits for files that tell of it; an interrupted one is to end within 2 s.
 END_SECONDS, INTERRUPTED_SECONDS = 60.0, 0.5
+
+
+@contextlib.contextmanager
+def told_if_slow(view: ProgressView, text: str) -> Iterator[None]:
+    """Say what the job is at if what is inside takes long; a mistake is told alone, at once."""
+    looking = RunStatus(stage=text)
+    timer = threading.Timer(SLOW_SECONDS, view.show, [looking])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except BaseException:
+        timer.cancel()
+        timer.join()
+        view.close(looking)
+        raise
+    timer.cancel()
 
 
 class Teller:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from engine import telling
 from engine.data.ledger import SUCCESS
 from engine.data.status import DONE, FAILED, INTERRUPTED, SCORING, STARTING, RunStatus, read_status
 from engine.data.storage.local_folder import LocalFolder
@@ -14,7 +15,7 @@ from engine.data.timeline import TIMELINE, read_timeline
 from engine.errors import JobFailedError, JobInterrupted, StorageError
 from engine.run.plan import Cut, Plan
 from engine.run.scheduling.events import AssignAttempt, StartWorker, WorkerReady
-from engine.telling import Teller
+from engine.telling import Teller, told_if_slow
 from engine.view.progress import ProgressView
 from tests.run.test_logbook import result, shard
 
@@ -141,6 +142,23 @@ def test_another_one_may_listen_for_a_while(folder: LocalFolder) -> None:
             teller.tick()
         teller.tick()
     assert [(status.shards, status.shards_done) for status in heard] == [(3, 2)]
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0.0, []), (0.2, ["looking"])])
+def test_what_comes_before_a_run_is_told_where_it_is_slow(
+    seconds: float, shown: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telling, "SLOW_SECONDS", 0.05)
+    view = Seen()
+    with pytest.raises(JobFailedError), told_if_slow(view, "looking"):
+        _fail_after(seconds)
+    assert [status.stage for status in view.shown] == shown
+    assert len(view.ended) == 1
+
+
+def _fail_after(seconds: float) -> None:
+    time.sleep(seconds)
+    raise JobFailedError("no such bucket")
 
 
 def test_something_long_at_the_end_is_told_of(folder: LocalFolder) -> None:

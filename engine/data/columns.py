@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 
 from engine.errors import SchemaError
 
+MAX_SHOWN = 40
+
 
 @dataclass(frozen=True, slots=True)
 class ColumnPath:
@@ -73,9 +75,11 @@ def resolve_column(columns: InputSchema, text: str, flag: str) -> ColumnPath:
     """
     found = _find(columns, text)
     if found is None:
-        known = [str(path) for path in all_paths(columns.whole)]
-        near = difflib.get_close_matches(text, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(columns.whole.names) or 'none'}"
+        paths = list(all_paths(columns.whole))
+        near = difflib.get_close_matches(text, [str(path) for path in paths], n=1)
+        has = [str(path) for path in paths if not pa.types.is_struct(path.type)] or ["none"]
+        more = f" and {len(has) - MAX_SHOWN:,} more" if len(has) > MAX_SHOWN else ""
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(has[:MAX_SHOWN])}{more}"
         raise SchemaError(f"{columns.path} has no column {text!r}; {hint} ({flag})")
     return found
 

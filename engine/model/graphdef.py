@@ -190,7 +190,7 @@ def _nearest(graph: Graph, name: str) -> str:
     # People lose or add a prefix (import/), or mistype: the same last word first, then what looks alike.
     last = name.rpartition("/")[2]
     same_last = [node for node in graph.nodes if node.rpartition("/")[2] == last]
-    alike = difflib.get_close_matches(name, same_last or list(graph.nodes), n=3, cutoff=0.0 if same_last else 0.5)
+    alike = difflib.get_close_matches(name, same_last or list(graph.nodes), n=3, cutoff=0.0 if same_last else 0.6)
     hint = "did you mean " + " or ".join(f"{node}:0" for node in alike) + "?" if alike else ""
     names = [*find_inputs(graph.graph_def), *find_outputs(graph.graph_def)]
     ports = f"its inputs and likely outputs are {', '.join(names[:8]) or 'none'}"

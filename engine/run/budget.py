@@ -58,7 +58,7 @@ def _count(num_bad: int) -> str:
 
 def _advice(shown: Sequence[str], folder: str) -> str:
     first = f": {'; '.join(shown)}" if shown else ""
-    return f"{first}; they lie in {folder}; mend the input, or type the same command with a larger --max-bad-rows"
+    return f"{first}; see {folder}; mend the input, or type the same command with a larger --max-bad-rows"
 
 
 @dataclass(slots=True)

@@ -100,6 +100,8 @@ class Summary:
         return asdict(self) | {"drift": to_json(self.drift)}
 
 
+MIN_SECONDS = 1.0
+"""Actors' seconds below which what took most of them is chance."""
 PHASES = {
     "read": ("reading", "more CPUs per actor (--cpus-per-actor)"),
     "wait": ("waiting for shards", "fewer actors (--actors)"),
@@ -124,6 +126,8 @@ def find_bottleneck(phase_seconds: Mapping[str, float]) -> str:
     total = sum(phase_seconds.values())
     if not total:
         return "nothing was scored"
+    if total < MIN_SECONDS:
+        return f"none that {total:.2f} s could tell"
     phase = max(phase_seconds, key=lambda name: phase_seconds[name])
     name, advice = PHASES[phase]
     return f"{name} is the limit: {phase_seconds[phase] / total:.0%} of actor time; try {advice}"

@@ -189,10 +189,11 @@ def print_verification(found: "Verification", stream: TextIO) -> None:
     counts = found.counts
     rows = [
         ("output", f"{found.output}/"),
-        ("parts", f"{found.parts:,} of {found.inputs:,} input files"),
+        ("parts", f"{found.parts:,}, made of {found.inputs:,} input file" + "s" * (found.inputs != 1)),
         ("rows", f"{counts.rows_in:,} in, {counts.rows:,} out, {counts.rows_quarantined:,} quarantined"
          + f", {counts.rows_filtered:,} filtered" * bool(counts.rows_filtered)),
-        *[("scored again", f"{found.rows_sampled:,} rows")] * bool(found.rows_sampled),
+        *[("scored again", f"{found.rows_sampled:,} rows" + ", which agree" * (not found.problems))]
+        * bool(found.rows_sampled),
         *(("wrong", text) for text in found.problems),
         *(("note", text) for text in found.notes),
     ]  # fmt: skip

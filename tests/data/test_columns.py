@@ -68,7 +68,7 @@ def test_columns_fields_and_partitions_are_found_by_name(text: str, names: tuple
         ("image.size.width", ["'image.size.width'"]),
         ("image.", ["'image.'"]),
         ("", ["''"]),
-        ("zzz", ["it has f_2, f_10, f_1, age, image, a.b, x,y, w*, dt"]),
+        ("zzz", ["it has f_2, f_10, f_1, age, image.bytes, image.size.w, image.size.h, a.b, x,y, w*, dt"]),
     ],
 )
 def test_a_column_that_is_not_there_is_told_with_the_nearest_name(text: str, words: list[str]) -> None:

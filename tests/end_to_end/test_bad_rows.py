@@ -130,7 +130,7 @@ def test_no_bad_row_is_put_up_with_unless_the_call_says_so(scored: Scored) -> No
     assert re.search(r"shard 1: 2 bad rows where --max-bad-rows allows 0: ", scored.first_error)
     assert re.search(r"f1\.parquet, row 2: the graph refuses these values: .*two", scored.first_error)
     assert re.search(r"f1\.parquet, row 5: column 'inputs': a null where inputs:0 ", scored.first_error)
-    assert f"they lie in {scored.output}/_icefloe/quarantine" in scored.first_error
+    assert f"see {scored.output}/_icefloe/quarantine" in scored.first_error
     assert "larger --max-bad-rows" in scored.first_error
     assert not scored.was_finished
 

@@ -31,7 +31,7 @@ def test_a_share_is_judged_at_the_end(text: str, num_bad: int, num_rows: int, is
     budget = read_budget(text)
     assert not budget.is_over(10**9)
     if is_over:
-        with pytest.raises(DataError, match=rf"of {num_rows} .*where --max-bad-rows allows {text}: a; they lie in"):
+        with pytest.raises(DataError, match=rf"of {num_rows} .*where --max-bad-rows allows {text}: a; see"):
             budget.check_share(num_bad, num_rows, ["a"], FOLDER)
     else:
         budget.check_share(num_bad, num_rows, ["a"], FOLDER)
@@ -43,7 +43,7 @@ def test_a_tally_names_the_first_few() -> None:
     tally.add(3, ["a", "b", "c"])
     with pytest.raises(DataError) as caught:
         tally.add(1_000, ["d", "e"])
-    assert str(caught.value).startswith("1,005 bad rows where --max-bad-rows allows 5: a; b; c; they lie in /out/")
+    assert str(caught.value).startswith("1,005 bad rows where --max-bad-rows allows 5: a; b; c; see /out/")
     assert len(tally.shown) == NUM_SHOWN
-    with pytest.raises(DataError, match="^1 bad row where --max-bad-rows allows 0; they lie in"):
+    with pytest.raises(DataError, match="^1 bad row where --max-bad-rows allows 0; see"):
         BadRowTally(read_budget(0), FOLDER).add(1)

@@ -16,7 +16,8 @@ def phases(read: float = 0, bind: float = 0, session: float = 0, write: float = 
         (phases(1, 1, 1, 2), "writing is the limit: 40% of actor time; try fewer kept columns (--keep)"),
         (phases(1, 1, 1, 1, 6), "waiting for shards is the limit: 60% of actor time; try fewer actors (--actors)"),
         (phases(1, 1, 1, 1), "reading is the limit: 25%"),  # the first of equals
-        (phases(session=1e-9), "the graph is the limit: 100%"),
+        (phases(session=1.0), "the graph is the limit: 100%"),
+        (phases(session=0.99), "none that 0.99 s could tell"),
         (phases(), "nothing was scored"),
         ({}, "nothing was scored"),
     ],

@@ -27,7 +27,8 @@ def drop_dropouts(graph: Rewriting) -> None:
     for function in graph.straight_functions():
         dropped += _drop(Body(function.node_def, function), function.node_def, lambda edge: False)
     if dropped:
-        graph.notes.append(f"{dropped} dropouts of a fixed rate were left out")
+        graph.notes.append("1 dropout of a fixed rate was left out" if dropped == 1 else
+                           f"{dropped} dropouts of a fixed rate were left out")  # fmt: skip
 
 
 def become_identity(node: Any, edge: str) -> None:

@@ -299,7 +299,7 @@ def test_dropout_of_a_fixed_rate_is_left_out(form: Callable[..., Any], kind: str
         tf.multiply(form(tf, tf.add(x, 1.0), rate), 3.0, name="prediction")
         frozen = freeze_session(session, ["prediction"])
     np.testing.assert_allclose(run(frozen, inputs=ROWS), (ROWS + 1) * 3, 1e-6)
-    assert frozen.notes == ("1 dropouts of a fixed rate were left out",)
+    assert frozen.notes == ("1 dropout of a fixed rate was left out",)
     assert "RandomUniform" not in operations(frozen)
 
 
