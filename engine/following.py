@@ -1,21 +1,19 @@
 """A job followed from another shell or machine, by what its run writes to the output folder. Start at `follow`."""
 
-import contextlib
 import os
-import socket
 import time
 from dataclasses import replace
 
 from engine.data.ledger import SUCCESS, plan_name
-from engine.data.status import DONE, INTERRUPTED, RunStatus, read_status
+from engine.data.status import DONE, INTERRUPTED, SILENCE_SECONDS, RunStatus, read_status
 from engine.data.storage.folder import OutputFolder
 from engine.data.storage.opening import open_folder
 from engine.data.storage.places import is_local, local_path
+from engine.data.storage.processes import is_dead
 from engine.errors import JobFailedError, JobInterrupted, PlanError
 from engine.view.progress import ProgressView
 
-# A run tells of itself every 2 s, and every 30 s where its store is slow.
-LOOK_SECONDS, SILENCE_SECONDS = 1.0, 90.0
+LOOK_SECONDS, MAX_LOOK_SECONDS = 1.0, 30.0
 PAUSE_PER_SECOND_OF_READING = 10.0
 
 
@@ -45,7 +43,7 @@ def look(folder: OutputFolder) -> RunStatus:
     if status is None:
         told = "it is done" if is_done else "rerun its command, which resumes"
         raise PlanError(f"{folder.place}: no run has told how far it is, an earlier icefloe wrote this output; {told}")
-    return replace(status, state=DONE, error="") if is_done and not status.is_over else status
+    return replace(status, state=DONE, error="") if is_done and status.state != DONE else status
 
 
 def follow(folder: OutputFolder, view: ProgressView) -> RunStatus:
@@ -55,20 +53,24 @@ def follow(folder: OutputFolder, view: ProgressView) -> RunStatus:
         PlanError: if no run has told.
         JobFailedError: if the run gives no sign of life any more.
     """
-    status, heard = look(folder), time.monotonic()
-    told = ""
+    status, heard, told = look(folder), time.monotonic(), ""
     try:
         while not status.is_over:
             view.show(status)
             if status.notice and status.notice != told:
                 told = status.notice
                 view.notice(told)
-            _check_life(status, heard, folder.place)
             began = time.monotonic()
-            found = look(folder)
+            is_gone = is_dead(status.machine, status.pid, status.process_start)
+            found = look(folder)  # after that, for the last that a process does is to tell of its end
             if found.updated != status.updated or found.is_over:
                 status, heard = found, time.monotonic()
-            time.sleep(max(LOOK_SECONDS, PAUSE_PER_SECOND_OF_READING * (time.monotonic() - began)))
+            else:
+                _check_life(status, is_gone, time.monotonic() - heard, folder.place)
+            pause = PAUSE_PER_SECOND_OF_READING * (time.monotonic() - began)
+            time.sleep(0.0 if status.is_over else min(MAX_LOOK_SECONDS, max(LOOK_SECONDS, pause)))
+    except KeyboardInterrupt as error:
+        raise JobInterrupted(f"{folder.place}: followed no longer; the job goes on") from error
     finally:
         view.close(status)
     return status
@@ -86,25 +88,24 @@ def check_end(status: RunStatus, place: str) -> None:
         raise JobFailedError(f"{place}: the job failed: {status.error}")
 
 
-def _check_life(status: RunStatus, heard: float, place: str) -> None:
-    is_here = status.host == socket.gethostname()
-    if is_here and not _is_alive(status.pid):
+def check_life(status: RunStatus, place: str) -> None:
+    """Find out whether a run that was looked at once is still there, as far as this machine can tell.
+
+    Raises:
+        JobFailedError: if it is not.
+    """
+    if not status.is_over:
+        _check_life(status, is_dead(status.machine, status.pid, status.process_start), 0.0, place)
+
+
+def _check_life(status: RunStatus, is_gone: bool, silence: float, place: str) -> None:
+    if is_gone:
         raise JobFailedError(
             f"{place}: its process {status.pid} is gone and has not said how it ended (killed, it seems); the same "
             "command resumes"
         )
-    silence = time.monotonic() - heard
     if silence >= SILENCE_SECONDS:
         raise JobFailedError(
             f"{place}: no sign of life for {silence:.0f} s; process {status.pid} on {status.host} ran it. If that is "
             "gone, the same command resumes"
         )
-
-
-def _is_alive(pid: int) -> bool:
-    with contextlib.suppress(PermissionError):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-    return True

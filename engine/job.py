@@ -46,7 +46,7 @@ def score(config: JobConfig, view: ProgressView | None = None) -> Summary:
     with interruptible():
         job, summary = _score(config, view, started)
         while job.target.has_more:  # a generation that was cut off is done; now for the files that came since
-            job, summary = _score(config, view, started)
+            job, summary = _score(config, view, time.monotonic())
         return summary
 
 
@@ -62,7 +62,10 @@ def _score(config: JobConfig, view: ProgressView, started: float) -> tuple[Job, 
         return job, summarise(job, ledger, manifest, PoolRun(), time.monotonic() - started)
     with lock_output(ledger.folder, view.notice) as check_lock:
         done = find_done(job, ledger)  # another job may have ended just now
-        with Teller(view, ledger.folder, job.plan, started, job.inputs.rows_per_byte) as teller:
+        begun = started, job.inputs.rows_per_byte
+        with Teller(view, ledger.folder, job.plan, begun, check_lock, job.target.has_more) as teller:
+            if done is not None:
+                teller.keep()
             if job.model.known.remark:
                 teller.notice(job.model.known.remark)
             run = run_missing(job, ledger, done, teller, check_lock)

@@ -12,16 +12,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pyarrow as pa
 
 from engine.data.ledger import read_plan_id
-from engine.data.status import DONE, FAILED, INTERRUPTED, RunStatus, write_status
-from engine.data.storage.folder import OutputFolder
-from engine.data.storage.places import hide_secrets
+from engine.data.parts import is_temporary
+from engine.data.status import DONE, FAILED, INTERRUPTED, STARTING, RunStatus, write_status
+from engine.data.storage.folder import JOB_FOLDER, OutputFolder
+from engine.data.storage.places import shown_text
+from engine.data.storage.processes import machine, start_time
 from engine.data.timeline import Span, read_timeline_table, write_timeline
-from engine.errors import EngineError, JobInterrupted
+from engine.errors import EngineError, JobFailedError, JobInterrupted
+from engine.run.interrupt import deferred_interrupts
 from engine.run.logbook import Logbook
 from engine.run.plan import Plan, Shard
 from engine.view.progress import ProgressView
@@ -29,7 +32,7 @@ from engine.view.progress import ProgressView
 # A view shows each; files follow less often, and the less the longer they take to write.
 SHOW_SECONDS, STATUS_SECONDS, TIMELINE_SECONDS = 0.2, (2.0, 30.0), (30.0, 600.0)
 PAUSE_PER_SECOND_OF_WRITING = 20.0
-LISTEN_SECONDS, MEANWHILE_SECONDS, SLOW_SECONDS = 2.0, 1.0, 2.0
+LISTEN_SECONDS, MEANWHILE_SECONDS, SLOW_SECONDS, WAIT_SECONDS = 2.0, 1.0, 2.0, 0.1
 # What the end of a job waits for files that tell of it; an interrupted one is to end within 2 s.
 END_SECONDS, INTERRUPTED_SECONDS = 60.0, 0.5
 
@@ -55,24 +58,38 @@ class Teller:
     """Tells of one run, from its preparation to its end; a context, whose exception is how the run ended."""
 
     def __init__(
-        self, view: ProgressView, folder: OutputFolder, plan: Plan, started: float, rows_per_byte: float
+        self,
+        view: ProgressView,
+        folder: OutputFolder,
+        plan: Plan,
+        begun: tuple[float, float],
+        check_lock: Callable[[], None],
+        has_more: bool = False,
     ) -> None:
         """Begin.
 
         Args:
             view: shows a person how far the run is.
-            folder: the output folder; nothing is written to it before `begin`.
+            folder: the output folder; nothing is written to it before `keep`.
             plan: what is run.
-            started: when the run began, by `time.monotonic`.
-            rows_per_byte: rows that the first input file has for each of its bytes.
+            begun: when the run began, by `time.monotonic`, and rows that the first input has for each of its bytes.
+            check_lock: raises where another job has taken the folder over.
+            has_more: whether the job goes on with another run after this one.
         """
-        self._view, self._folder, self._plan, self._started = view, folder, plan, started
+        started, rows_per_byte = begun
+        self._view, self._folder, self._plan, self._check_lock = view, folder, plan, check_lock
+        self._has_more = has_more
         self.logbook = Logbook(plan.plan_id, time.time() - (time.monotonic() - started), started, rows_per_byte)
         """What happens."""
+        pid = os.getpid()
+        self._process: dict[str, Any] = {
+            "host": socket.gethostname(), "pid": pid, "machine": machine(), "process_start": start_time(pid)
+        }  # fmt: skip
         self._stage = self._last_notice = self._problem = ""
-        self._has_told_problem = self._keeps = False
+        self._has_told_problem = self._keeps = self._is_over = False
         self._earlier: pa.Table | None = None
         self._writing: threading.Thread | None = None
+        self._one_writes = threading.Lock()
         self._listener: Callable[[RunStatus], None] | None = None
         self._next_show = self._next_status = self._next_timeline = self._next_listen = 0.0
 
@@ -83,27 +100,48 @@ class Teller:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Tell how the run ended."""
+        """Tell how the run ended; a signal that comes meanwhile ends a job that was done, and hides no other error."""
         is_interrupted = isinstance(error, JobInterrupted | KeyboardInterrupt | SystemExit)
         state = DONE if error is None else INTERRUPTED if is_interrupted else FAILED
-        message = "" if error is None else hide_secrets(str(error) or type(error).__name__)
+        message = "" if error is None else shown_text(str(error) or type(error).__name__)
         now = time.monotonic()
         status = replace(self._status(now), state=state, error=message, seconds_left=None, stage="")
-        if self._keeps:
-            seconds = INTERRUPTED_SECONDS if is_interrupted else END_SECONDS
-            self._write_last(status, self.logbook.spans(now, state, message), seconds)
-            self._tell_problem()
-            if not is_interrupted:
-                self._view.show(replace(status, stage="writing the report"))
-                self._write_report()
-        self._view.close(status)
+        if error is None and self._has_more:
+            status = replace(status, state=STARTING, stage="going on with the files that came since")
+        try:
+            with deferred_interrupts() as check_interrupts:
+                if self._keeps:
+                    spans = self.logbook.spans(now, state, message)
+                    seconds = INTERRUPTED_SECONDS if is_interrupted else END_SECONDS
+                    self._write_last(status, spans, seconds, lambda: None if is_interrupted else check_interrupts())
+                    self._tell_problem()
+                    if status.is_over and not is_interrupted:
+                        self._view.show(replace(status, stage="writing the report"))
+                        self._write_report()
+                if error is None:
+                    check_interrupts()
+        except JobInterrupted:
+            if error is None:
+                raise
+        finally:
+            self._view.close(status)
 
-    def begin(self, missing: Mapping[int, Shard], num_shards: int) -> None:
-        """Say which of so many shards are missing; files are written from now on, for the output is this job's."""
-        self.logbook.plan(missing, num_shards)
-        self._earlier = read_timeline_table(self._folder)
+    def keep(self) -> None:
+        """Write to the output folder from now on: it is this job's."""
+        if self._keeps:
+            return
+        with contextlib.suppress(EngineError):  # a store that cannot tell of earlier runs now
+            self._earlier = read_timeline_table(self._folder)
+            for name in self._folder.children(JOB_FOLDER):  # what a driver that was killed was writing
+                if is_temporary(name):
+                    self._folder.remove(f"{JOB_FOLDER}/{name}")
         self._keeps = True
         self._next_timeline = time.monotonic() + TIMELINE_SECONDS[0]
+
+    def begin(self, missing: Mapping[int, Shard], num_shards: int) -> None:
+        """Say which of so many shards are missing, now that the output folder is this job's."""
+        self.logbook.plan(missing, num_shards)
+        self.keep()
 
     @contextlib.contextmanager
     def heard_by(self, listener: Callable[[RunStatus], None]) -> Iterator[None]:
@@ -140,13 +178,13 @@ class Teller:
 
     def notice(self, text: str) -> None:
         """Say something that a person would want to know."""
-        self._last_notice = hide_secrets(text)
-        self._view.notice(text)
+        self._last_notice = shown_text(text)
+        self._view.notice(self._last_notice)
 
     def tick(self) -> None:
         """Tell how far the run is, where it is time to."""
         now = time.monotonic()
-        if now >= self._next_show:
+        if self._view.shows and now >= self._next_show:
             self._next_show = now + SHOW_SECONDS
             self._view.show(self._status(now, self._view.wants_actors))
         if self._listener is not None and now >= self._next_listen:
@@ -159,34 +197,39 @@ class Teller:
 
     def _status(self, now: float, with_actors: bool = True) -> RunStatus:
         status = self.logbook.status(now, with_actors)
-        return replace(status, stage=self._stage, host=socket.gethostname(), pid=os.getpid(), notice=self._last_notice)
+        return replace(status, stage=self._stage, notice=self._last_notice, **self._process)
 
-    def _write(self, status: RunStatus, spans: list[Span] | None) -> None:
-        self._writing = threading.Thread(target=self._write_files, args=(status, spans), daemon=True)
+    def _write(self, status: RunStatus, spans: list[Span] | None, is_last: bool = False) -> None:
+        self._writing = threading.Thread(target=self._write_files, args=(status, spans, is_last), daemon=True)
         self._writing.start()
 
-    def _write_last(self, status: RunStatus, spans: list[Span], seconds: float) -> None:
+    def _write_last(
+        self, status: RunStatus, spans: list[Span], seconds: float, check_interrupts: Callable[[], None]
+    ) -> None:
+        """Write how the run ended, and wait for it for so long, or until a signal comes."""
+        self._is_over = True
+        self._write(status, spans, is_last=True)  # after the one that is writing, if one is
         deadline = time.monotonic() + seconds
-        if self._writing is not None:
-            self._writing.join(seconds)
-        self._write(status, spans)
-        if self._writing is not None:
-            self._writing.join(max(0.0, deadline - time.monotonic()))
+        while self._writing and self._writing.is_alive() and time.monotonic() < deadline:
+            self._writing.join(WAIT_SECONDS)
+            check_interrupts()
 
-    def _write_files(self, status: RunStatus, spans: list[Span] | None) -> None:
+    def _write_files(self, status: RunStatus, spans: list[Span] | None, is_last: bool) -> None:
         began = time.monotonic()
-        try:
-            if not self._is_ours():
-                return
-            write_status(self._folder, status)
-            self._next_status = _pause(STATUS_SECONDS, began)
-            if spans is not None:
-                began = time.monotonic()
-                write_timeline(self._folder, spans, self._earlier)
+        with self._one_writes:
+            try:
+                if (is_last or not self._is_over) and self._is_ours():
+                    write_status(self._folder, status)
+                    self._next_status = _pause(STATUS_SECONDS, began)
+                    began = time.monotonic()
+                    if spans is not None:
+                        write_timeline(self._folder, spans, self._earlier)
+                        self._next_timeline = _pause(TIMELINE_SECONDS, began)
+            except Exception as error:  # the boundary: nothing that is only told may end the job
+                self._problem = shown_text(str(error) if isinstance(error, EngineError) else repr(error))
                 self._next_timeline = _pause(TIMELINE_SECONDS, began)
-        except EngineError as error:
-            self._problem = str(error)
-            self._next_status = self._next_timeline = _pause(TIMELINE_SECONDS, began)
+            finally:
+                self._next_status = max(self._next_status, _pause(STATUS_SECONDS, began))
 
     def _write_report(self) -> None:
         """Write the report; whatever goes wrong there, the job is what it is."""
@@ -196,12 +239,15 @@ class Teller:
             if self._is_ours():
                 write_report(self._folder)
         except Exception as error:  # the boundary: a picture that cannot be drawn fails no job
-            reason = hide_secrets(f"{type(error).__name__}: {error}")
+            reason = shown_text(f"{type(error).__name__}: {error}")
             self._view.notice(f"no report was written ({reason}); icefloe report {self._folder.place} tries again")
 
     def _is_ours(self) -> bool:
         """Whether the output folder is this job's; another job's, by now, tells of itself."""
-        return read_plan_id(self._folder, self._plan.generation) == self._plan.plan_id
+        with contextlib.suppress(JobFailedError):
+            self._check_lock()
+            return read_plan_id(self._folder, self._plan.generation) == self._plan.plan_id
+        return False
 
     def _tell_problem(self) -> None:
         if self._problem and not self._has_told_problem:

@@ -1,5 +1,6 @@
 """What the libraries' loggers write to stderr (`--log-level`). Start at `start_logging`."""
 
+import contextlib
 import logging
 import sys
 from typing import Annotated
@@ -25,7 +26,8 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record."""
-        sys.stderr.write(self.format(record) + "\n")
+        with contextlib.suppress(OSError):  # a disk that is full ends no job
+            sys.stderr.write(self.format(record) + "\n")
 
 
 def start_logging(level: object) -> None:

@@ -1,6 +1,7 @@
 """`icefloe status`: how far a job is, from another shell or machine; follows it to its end."""
 
 import sys
+import time
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -31,8 +32,10 @@ def status(
     if json:
         print_json(found.to_json())
     else:
-        print_status(found, folder.place, sys.stdout, verbose)
-    if not (once or json):
+        print_status(found, folder.place, sys.stdout, time.time(), verbose)
+    if once or json:
+        engine.following.check_life(found, folder.place)
+    else:
         engine.following.check_end(found, folder.place)
 
 

@@ -15,11 +15,15 @@ import pytest
 from engine import following
 from engine.data.status import DONE, FAILED, INTERRUPTED, SCORING, RunStatus, write_status
 from engine.data.storage.local_folder import LocalFolder
+from engine.data.storage.processes import machine, start_time
 from engine.errors import JobFailedError, JobInterrupted, PlanError
-from engine.following import check_end, find_output, follow, look
+from engine.following import check_end, check_life, find_output, follow, look
 from tests.test_telling import Seen
 
-RUNNING = RunStatus("plan", SCORING, "scoring", socket.gethostname(), os.getpid(), 1.0, 2.0, shards=4, shards_done=1)
+RUNNING = RunStatus(
+    "plan", SCORING, "scoring", socket.gethostname(), os.getpid(), machine(), start_time(os.getpid()), 1.0, 2.0,
+    shards=4, shards_done=1,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -72,15 +76,42 @@ def test_a_process_that_was_killed_is_noticed(folder: LocalFolder, gone: int) ->
         follow(folder, Seen())
 
 
+def test_a_process_that_told_its_end_and_went_is_none_that_was_killed(
+    folder: LocalFolder, gone: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "LOOK_SECONDS", 0.3)
+    write_status(folder, RUNNING)
+    ended = replace(RUNNING, state=INTERRUPTED, pid=gone, updated=3.0)
+    timer = threading.Timer(0.1, write_status, (folder, ended))  # while the follower sleeps
+    timer.start()
+    assert follow(folder, Seen()) == ended
+
+
+def test_a_process_that_is_gone_is_looked_at_once_more(folder: LocalFolder, gone: int) -> None:
+    write_status(folder, replace(RUNNING, pid=gone))
+    view = Seen()
+    view.show = lambda _: write_status(folder, replace(RUNNING, state=DONE, pid=gone))  # type: ignore[method-assign]
+    assert follow(folder, view).state == DONE
+
+
+def test_one_look_tells_of_a_process_that_is_gone(folder: LocalFolder, gone: int) -> None:
+    check_life(RUNNING, "out")
+    check_life(replace(RUNNING, state=DONE, pid=gone), "out")
+    check_life(replace(RUNNING, machine="another", pid=gone), "out")
+    with pytest.raises(JobFailedError, match="is gone"):
+        check_life(replace(RUNNING, pid=gone), "out")
+
+
 def test_silence_of_another_machine_is_noticed(folder: LocalFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "SILENCE_SECONDS", 0.2)
-    write_status(folder, replace(RUNNING, host="another", pid=3))
+    write_status(folder, replace(RUNNING, host="another", pid=3, machine="another"))
     with pytest.raises(JobFailedError, match=r"no sign of life for 0 s; process 3 on another ran it"):
         follow(folder, Seen())
 
 
-def test_a_mark_of_success_says_more_than_an_old_status(folder: LocalFolder) -> None:
-    write_status(folder, RUNNING)
+@pytest.mark.parametrize("state", [SCORING, FAILED, INTERRUPTED])
+def test_a_mark_of_success_says_more_than_an_old_status(folder: LocalFolder, state: str) -> None:
+    write_status(folder, replace(RUNNING, state=state))
     folder.write("_SUCCESS", b"")
     assert look(folder).state == DONE
 

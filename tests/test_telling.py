@@ -2,17 +2,24 @@
 
 import contextlib
 import json
+import os
+import signal
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import wait_for
 
 from engine import telling
 from engine.data.ledger import SUCCESS
 from engine.data.status import DONE, FAILED, INTERRUPTED, SCORING, STARTING, RunStatus, read_status
+from engine.data.storage.folder import TEMPORARY_PREFIX
 from engine.data.storage.local_folder import LocalFolder
 from engine.data.timeline import TIMELINE, read_timeline
 from engine.errors import JobFailedError, JobInterrupted, StorageError
+from engine.run.interrupt import interruptible
 from engine.run.plan import Cut, Plan
 from engine.run.scheduling.events import AssignAttempt, StartWorker, WorkerReady
 from engine.telling import Teller, told_if_slow
@@ -23,6 +30,8 @@ PLAN = Plan("plan", {}, (), Cut, 32, 1000)
 
 
 class Seen(ProgressView):
+    shows = True
+
     def __init__(self) -> None:
         self.shown: list[RunStatus] = []
         self.notices: list[str] = []
@@ -46,9 +55,17 @@ def folder(tmp_path: Path) -> LocalFolder:
     return folder
 
 
-def tell(view: Seen, folder: LocalFolder, error: BaseException | None = None) -> None:
+def held() -> None:
+    """The output folder is still this job's."""
+
+
+def teller_of(view: Seen, folder: LocalFolder, **more: Any) -> Teller:
+    return Teller(view, folder, PLAN, (time.monotonic(), 1.0), **{"check_lock": held, **more})
+
+
+def tell(view: Seen, folder: LocalFolder, error: BaseException | None = None, **more: Any) -> None:
     """A run that scores one of two shards."""
-    with Teller(view, folder, PLAN, time.monotonic(), 1.0) as teller:
+    with teller_of(view, folder, **more) as teller:
         teller.stage("starting Ray")
         teller.begin({0: shard(0), 1: shard(1)}, 2)
         teller.stage("scoring")
@@ -108,20 +125,20 @@ def test_a_run_that_did_not(folder: LocalFolder, error: BaseException, state: st
 
 
 def test_nothing_is_written_before_the_output_is_the_jobs(folder: LocalFolder) -> None:
-    with Teller(Seen(), folder, PLAN, time.monotonic(), 1.0) as teller:
+    with teller_of(Seen(), folder) as teller:
         teller.stage("starting Ray")
     assert folder.children("_icefloe") == ["plan.json"]
 
 
 def test_nothing_is_written_to_what_another_job_took_over(folder: LocalFolder) -> None:
-    with Teller(Seen(), folder, PLAN, time.monotonic(), 1.0) as teller:
+    with teller_of(Seen(), folder) as teller:
         teller.begin({}, 2)
         folder.write("_icefloe/plan.json", json.dumps({"plan_id": "another"}).encode())
     assert folder.children("_icefloe") == ["plan.json"]
 
 
 def test_it_is_told_while_it_goes_on(folder: LocalFolder) -> None:
-    with Teller(Seen(), folder, PLAN, time.monotonic(), 1.0) as teller:
+    with teller_of(Seen(), folder) as teller:
         teller.begin({0: shard(0)}, 1)
         teller.logbook.note(StartWorker(0), time.monotonic())
         teller.logbook.note(AssignAttempt(0, 0, 1), time.monotonic())
@@ -135,7 +152,7 @@ def test_it_is_told_while_it_goes_on(folder: LocalFolder) -> None:
 
 def test_another_one_may_listen_for_a_while(folder: LocalFolder) -> None:
     heard: list[RunStatus] = []
-    with Teller(Seen(), folder, PLAN, time.monotonic(), 1.0) as teller:
+    with teller_of(Seen(), folder) as teller:
         teller.begin({0: shard(0)}, 3)
         with teller.heard_by(heard.append):
             teller.tick()
@@ -162,7 +179,7 @@ def _fail_after(seconds: float) -> None:
 
 
 def test_something_long_at_the_end_is_told_of(folder: LocalFolder) -> None:
-    with Teller(Seen(), folder, PLAN, time.monotonic(), 1.0) as teller:
+    with teller_of(Seen(), folder) as teller:
         teller.begin({}, 1)
         with teller.meanwhile("recording"):
             deadline = time.monotonic() + 20
@@ -193,7 +210,7 @@ class Sulking(LocalFolder):
 
 def test_a_folder_that_takes_nothing_is_told_once_and_ends_no_run(folder: LocalFolder) -> None:
     view = Seen()
-    with Teller(view, Sulking(folder.place), PLAN, time.monotonic(), 1.0) as teller:
+    with teller_of(view, Sulking(folder.place)) as teller:
         teller.begin({}, 1)
         for _ in range(3):
             teller.tick()
@@ -217,6 +234,85 @@ def test_a_slow_store_does_not_hold_up_an_interruption(folder: LocalFolder) -> N
     with pytest.raises(JobInterrupted):
         tell(Seen(), Slow(folder.place), JobInterrupted("by SIGTERM"))
     assert time.monotonic() - began < 2.0  # what an interruption may take
+
+
+def test_a_job_that_was_taken_over_tells_nothing_more(folder: LocalFolder) -> None:
+    tell(Seen(), folder)
+    before = read_status(folder)
+
+    def lost() -> None:
+        raise JobFailedError("out was taken over by another job")
+
+    with pytest.raises(JobFailedError):
+        tell(Seen(), folder, JobFailedError("out was taken over"), check_lock=lost)
+    assert read_status(folder) == before
+
+
+class Blocked(LocalFolder):
+    """A store of which the first answer waits until it may come."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.may_answer, self.num_asked = threading.Event(), 0
+
+    def write(self, name: str, data: bytes) -> None:
+        self.num_asked += 1
+        if self.num_asked == 1:
+            self.may_answer.wait(30)
+        super().write(name, data)
+
+
+def test_what_is_late_does_not_replace_the_last_word(folder: LocalFolder) -> None:
+    blocked = Blocked(folder.place)
+    with pytest.raises(JobInterrupted):
+        tell(Seen(), blocked, JobInterrupted("by SIGTERM"))
+    assert read_status(folder) is None
+    blocked.may_answer.set()
+    wait_for(lambda: (found := read_status(folder)) is not None and found.state == INTERRUPTED)
+    wait_for(lambda: bool(read_timeline(folder)))
+
+
+def test_a_signal_at_the_end_hides_no_error(folder: LocalFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked, view = Blocked(folder.place), Seen()
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(JobFailedError, match="part 3 is damaged"), interruptible():
+        tell(view, blocked, JobFailedError("part 3 is damaged"))
+    assert time.monotonic() - began < 10  # it does not wait for the store any more
+    assert len(view.ended) == 1
+    blocked.may_answer.set()
+
+
+def test_a_signal_while_the_report_is_written_is_not_lost(folder: LocalFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Teller, "_write_report", lambda _: os.kill(os.getpid(), signal.SIGINT))
+    view = Seen()
+    with pytest.raises(JobInterrupted), interruptible():
+        tell(view, folder)
+    assert [status.state for status in view.ended] == [DONE]
+    found = read_status(folder)
+    assert found is not None
+    assert found.state == DONE
+
+
+def test_a_run_that_another_one_follows_is_no_end(folder: LocalFolder) -> None:
+    tell(Seen(), folder, has_more=True)
+    found = read_status(folder)
+    assert found is not None
+    assert (found.state, found.stage) == (STARTING, "going on with the files that came since")
+    assert "report.html" not in folder.children("_icefloe")
+
+
+def test_what_a_killed_driver_was_writing_goes(folder: LocalFolder) -> None:
+    folder.write(f"_icefloe/{TEMPORARY_PREFIX}status.json-1", b"{")
+    tell(Seen(), folder)
+    assert not any(name.startswith(".") for name in folder.children("_icefloe"))
+
+
+def test_a_name_that_is_no_text_is_told(folder: LocalFolder) -> None:
+    with pytest.raises(JobFailedError):
+        tell(Seen(), folder, JobFailedError("in/\udcff.parquet is damaged"))
+    assert read_timeline(folder)[0].message == "in/\\udcff.parquet is damaged"
 
 
 def test_a_damaged_timeline_of_earlier_runs_is_replaced(folder: LocalFolder) -> None:

@@ -176,9 +176,10 @@ class Ledger:
             return ""
 
     def clear_temporaries(self) -> None:
-        """Remove what killed attempts left behind."""
+        """Remove what killed attempts left behind; beside the job's own small files one may be written just now."""
         for name in [name for name, _ in self.folder.files() if is_temporary(name)]:
-            self.folder.remove(name)
+            if name.rpartition("/")[0] != JOB_FOLDER:
+                self.folder.remove(name)
 
     def find_files(self) -> dict[str, int]:
         """Return every file of the folder, with its size."""

@@ -19,6 +19,8 @@ STARTING, LOADING, SCORING, DONE, FAILED, INTERRUPTED = (
     "failed",
     "interrupted",
 )
+# A run tells of itself every 2 s, every 30 s where its store is slow, and one write may fail.
+SILENCE_SECONDS = 90.0
 ENDS = (DONE, FAILED, INTERRUPTED)
 """States in which a run is over."""
 
@@ -61,6 +63,10 @@ class RunStatus:
     """Host name of the driver."""
     pid: int = 0
     """Process id of the driver."""
+    machine: str = ""
+    """The boot of the driver's machine, and its name space of process ids."""
+    process_start: str = ""
+    """When the driver's process began, as its system counts."""
     started: float = 0.0
     """When this run began, in seconds since 1970."""
     updated: float = 0.0

@@ -69,18 +69,18 @@ class HeldActor:
             return "loading" if self.is_placed else "asked"
         return "working" if self.attempts else "idle"
 
-    def status(self, now: float, lost: str = "") -> ActorStatus:
-        """Return what people see of it; `lost` is why it is gone."""
+    def status(self, now: float, is_lost: bool = False, reason: str = "") -> ActorStatus:
+        """Return what people see of it; `reason` is why it is lost, if it is."""
         return ActorStatus(
             worker_id=self.worker_id,
             node=self.node,
-            state="lost" if lost else self.state,
+            state="lost" if is_lost else self.state,
             shards=tuple(self.attempts),
             phase=next((attempt.phase for attempt in self.attempts.values()), ""),
             shards_done=self.shards_done,
             rows=self.rows + sum(attempt.rows for attempt in self.attempts.values()),
             seconds=now - self.asked,
-            reason=lost,
+            reason=reason,
         )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from engine.data.status import LOADING, SCORING, STARTING, ActorStatus, RunStatus
-from engine.data.storage.places import hide_secrets
+from engine.data.storage.places import shown_text
 from engine.data.timeline import ATTEMPT, CANCELLED, FAILED, INTERRUPTED, LOAD, LOST, OK, READY, RUN, RUNNING, Span
 from engine.run.attempt import PHASES
 from engine.run.held_actor import HeldActor, HeldAttempt, rows_in_hand
@@ -81,7 +81,7 @@ class Logbook:
             case WorkerReady(worker_id) if worker_id in self._actors:
                 actor = self._actors[worker_id]
                 actor.ready = now
-                self._end(LOAD, worker_id, actor.asked, now, OK)
+                self._ended.append(self._span(LOAD, worker_id, actor.asked, now, OK))
             case WorkerLost(worker_id, reason) | WorkerStalled(worker_id, reason):
                 self._leave(worker_id, now, LOST, reason)
             case LoadFailed(worker_id, error):
@@ -144,7 +144,7 @@ class Logbook:
         rows, num_bytes = self._in_hand()
         rows, num_bytes = rows + self._counts["rows"], num_bytes + self._counts["bytes"]
         rate, byte_rate = self._pace.rates(self._stopped or now, rows, num_bytes)
-        state = STARTING if not self._actors else LOADING if self._first_assigned is None else SCORING
+        state = SCORING if self._first_assigned is not None else LOADING if self._actors else STARTING
         return RunStatus(
             plan_id=self._plan_id,
             state=state,
@@ -192,12 +192,12 @@ class Logbook:
         for shard_id in list(actor.attempts):
             self._end_attempt(worker_id, shard_id, now, LOST if outcome == LOST else INTERRUPTED, reason)
         if actor.ready is not None:
-            self._end(READY, worker_id, actor.ready, now, outcome, reason)
+            self._ended.append(self._span(READY, worker_id, actor.ready, now, outcome, reason))
         elif outcome != OK:
-            self._end(LOAD, worker_id, actor.asked, now, outcome, reason)
+            self._ended.append(self._span(LOAD, worker_id, actor.asked, now, outcome, reason))
         if outcome == LOST:
             self._counts["lost"] += 1
-            self._lost.append(actor.status(now, hide_secrets(reason)))
+            self._lost.append(actor.status(now, is_lost=True, reason=shown_text(reason)))
         del self._actors[worker_id]
 
     def _end_attempt(
@@ -208,13 +208,10 @@ class Logbook:
         if attempt is None:
             return False
         self._running[shard_id] -= 1
-        self._end(ATTEMPT, worker_id, attempt.started, now, outcome, message, **attempt.facts(), **found)
+        self._ended.append(
+            self._span(ATTEMPT, worker_id, attempt.started, now, outcome, message, **attempt.facts(), **found)
+        )
         return True
-
-    def _end(
-        self, kind: str, worker_id: int, start: float, stop: float, outcome: str, message: str = "", **told: Any
-    ) -> None:
-        self._ended.append(self._span(kind, worker_id, start, stop, outcome, message, **told))
 
     def _span(
         self, kind: str, worker_id: int, start: float, stop: float, outcome: str, message: str = "", **told: Any
@@ -228,7 +225,7 @@ class Logbook:
             outcome=outcome,
             worker_id=worker_id,
             node=self._actors[worker_id].node if worker_id in self._actors else "",
-            message=hide_secrets(message),
+            message=shown_text(message),
             bytes=self._shard_bytes.get(told.get("shard_id", -1), 0),
             **told,
         )

@@ -4,6 +4,7 @@ What is shown is a `RunStatus`, of a job that runs here or of one that is follow
 stream that it is given and to nothing else. Start at `make_progress`.
 """
 
+import contextlib
 import time
 from typing import TextIO
 
@@ -13,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from engine.data.status import SCORING, RunStatus
-from engine.view.status import actor_texts, crew_text, pace_text, shards_text, share_text, state_text
+from engine.data.status import RunStatus
+from engine.view.status import actor_texts, crew_text, is_scoring, pace_text, shards_text, share_text, state_text
 from engine.view.tables import seconds_text
 
 PLAIN_SECONDS, ACTOR_SECONDS = 5.0, 30.0
@@ -27,6 +28,8 @@ OTHER_LINES = 6
 class ProgressView:
     """What a job tells while it runs; this one shows nothing (--quiet, and calls from Python)."""
 
+    shows = False
+    """Whether it shows anything."""
     wants_actors = False
     """Whether it shows each actor."""
 
@@ -41,25 +44,28 @@ class ProgressView:
 
 
 class PlainProgress(ProgressView):
-    """Writes a line for each stage, and one every few seconds."""
+    """Writes a line for each stage, and one every few seconds; a stream that takes no more is put up with."""
+
+    shows = True
 
     def __init__(self, stream: TextIO, is_verbose: bool = False) -> None:
         """Write to `stream`; with `is_verbose` a line for each actor now and then, too."""
         self._stream, self.wants_actors = stream, is_verbose
         self._stage = ""
-        self._has_told_shards = False
+        self._shards = ""
         self._last_line = self._last_actors = time.monotonic()
 
     def _line(self, text: str) -> None:
-        self._stream.write(f"icefloe: {text}\n")
-        self._stream.flush()
+        with contextlib.suppress(OSError):  # a log on a disk that is full ends no job
+            self._stream.write(f"icefloe: {text}\n")
+            self._stream.flush()
         self._last_line = time.monotonic()
 
     def show(self, status: RunStatus) -> None:
         """Write a line if there is another stage, or the last line is some seconds old."""
-        if status.shards and not self._has_told_shards:
-            self._has_told_shards = True
-            self._line(shards_text(status))
+        if status.shards and shards_text(status) != self._shards:
+            self._shards = shards_text(status)
+            self._line(self._shards)
         if status.stage and status.stage != self._stage:
             self._stage = status.stage
             self._line(status.stage)
@@ -81,7 +87,9 @@ class PlainProgress(ProgressView):
 
 
 class LiveProgress(ProgressView):
-    """Draws lines that move on a terminal."""
+    """Draws lines that move on a terminal; one that takes no more is put up with."""
+
+    shows = True
 
     def __init__(self, stream: TextIO, is_verbose: bool = False) -> None:
         """Draw on `stream`; with `is_verbose` a line for each actor, too."""
@@ -101,22 +109,25 @@ class LiveProgress(ProgressView):
         self._status, is_new = status, status.stage != self._stage
         if is_new:
             self._stage, self._since = status.stage, time.monotonic()
-        if not self._live.is_started:
-            self._live.start()
-        if is_new:
-            self._live.refresh()
+        with contextlib.suppress(OSError):
+            if not self._live.is_started:
+                self._live.start()
+            if is_new:
+                self._live.refresh()
 
     def notice(self, text: str) -> None:
         """Write the notice above the lines that move."""
-        self._console.print(text, soft_wrap=True)
+        with contextlib.suppress(OSError):
+            self._console.print(text, soft_wrap=True)
 
     def close(self, status: RunStatus) -> None:
         """Take the lines away."""
-        self._live.stop()
+        with contextlib.suppress(OSError):
+            self._live.stop()
 
     def _draw(self) -> Group:
         status = self._status
-        if status.state != SCORING:
+        if not is_scoring(status):
             waited = seconds_text(round(time.monotonic() - self._since))
             return Group(Text(f"{status.stage or status.state}, for {waited} now", overflow="ellipsis", no_wrap=True))
         bar = Table.grid(padding=(0, 1), expand=True)

@@ -14,22 +14,28 @@ PHASES = {"read": "reading", "wait": "waiting for its turn", "bind": "converting
           "write": "writing"}  # fmt: skip
 
 
-def print_status(status: RunStatus, output: str, stream: TextIO, has_actors: bool = False) -> None:
-    """Print how far a job is, or how it has ended."""
+def print_status(status: RunStatus, output: str, stream: TextIO, now: float, has_actors: bool = False) -> None:
+    """Print how far a job is, or how it has ended, as told some time before `now`, in seconds since 1970."""
     began = datetime.fromtimestamp(status.started).astimezone()
+    after, age = (seconds_text(round(max(0.0, each))) for each in (status.seconds, now - status.updated))
     rows = [
         ("state", status.state + f": {status.stage}" * bool(status.stage)),
         ("plan", f"{status.plan_id} in {output}"),
         ("shards", f"{status.shards_done:,} done of {shards_text(status)}"),
         ("this run", pace_text(status)),
         *[("", text) for text in [crew_text(status)] if text],
-        ("begun", f"{began:%Y-%m-%d %H:%M:%S %Z} on {status.host}, process {status.pid}; it told this after "
-         f"{seconds_text(round(status.seconds))}"),
+        ("begun", f"{began:%Y-%m-%d %H:%M:%S %Z} on {status.host}, process {status.pid}"),
+        ("told", f"after {after}, {age} ago"),
         *[("notice", status.notice)] * bool(status.notice),
         *[("error", status.error)] * bool(status.error),
         *(("", text) for text in (actor_texts(status.actors, len(status.actors)) if has_actors else ())),
     ]  # fmt: skip
     print_table("Status", rows, stream)
+
+
+def is_scoring(status: RunStatus) -> bool:
+    """Whether rows are being scored; what comes before and after has a stage of its own."""
+    return status.state == SCORING and status.stage in ("", SCORING)
 
 
 def shards_text(status: RunStatus) -> str:
@@ -40,7 +46,7 @@ def shards_text(status: RunStatus) -> str:
 
 def state_text(status: RunStatus) -> str:
     """Say in a line how far a run is."""
-    if status.state != SCORING and not status.is_over:
+    if not is_scoring(status) and not status.is_over:
         text = f"{status.stage or status.state}, {seconds_text(round(status.seconds))} since the start"
         return "; ".join(filter(None, (text, crew_text(status)))) if status.state == LOADING else text
     shards = f"{status.shards_done:,} of {status.shards:,} shards"

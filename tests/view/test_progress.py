@@ -207,6 +207,22 @@ def test_texts_are_shown_as_they_are(text: str) -> None:
         assert shown in terminal.getvalue()
 
 
+class Full(Terminal):
+    """A log on a disk that is full."""
+
+    def write(self, _: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("kind", [PlainProgress, LiveProgress])
+def test_a_stream_that_takes_no_more_ends_no_job(kind: type[PlainProgress | LiveProgress]) -> None:
+    view = kind(Full())
+    view.show(RunStatus(stage="starting Ray"))
+    view.show(HALF)
+    view.notice("an actor was lost")
+    view.close(HALF)
+
+
 @pytest.mark.parametrize("name", ["NO_COLOR", "TERM"])
 def test_no_colours_where_none_are_wanted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, {"NO_COLOR": "1", "TERM": "dumb"}[name])

@@ -20,6 +20,7 @@ from typing import Any
 from engine.data.arrow_errors import is_refusal
 from engine.data.storage.folder import JOB_FOLDER, OutputFolder
 from engine.data.storage.local_folder import LocalFolder
+from engine.data.storage.processes import is_dead, machine, start_time
 from engine.errors import EngineError, JobFailedError, PlanError, StorageError, system_text
 
 LOCK = f"{JOB_FOLDER}/lock"
@@ -168,10 +169,11 @@ def _wait_for(folder: OutputFolder, on_notice: Callable[[str], None]) -> None:
         PlanError: if it is renewed.
     """
     first = folder.read(LOCK)
-    if first is None or _is_dead(_parse(first)):
+    holder = _parse(first)
+    if first is None or is_dead(holder.get("machine"), holder.get("pid"), holder.get("started")):
         return
     on_notice(
-        f"{folder.place} is held by a job ({_holder(_parse(first))}); "
+        f"{folder.place} is held by a job ({_holder(holder)}); "
         f"watching for up to {WATCH_SECONDS:.0f} s whether it still runs"
     )
     deadline = time.monotonic() + WATCH_SECONDS
@@ -197,30 +199,9 @@ def _self() -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
-        "machine": _machine(),
-        "started": _start_time(os.getpid()),
+        "machine": machine(),
+        "started": start_time(os.getpid()),
     }
-
-
-def _machine() -> str:
-    """Name this boot of this machine, and the name space of its process ids."""
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
-    return ""
-
-
-def _start_time(pid: int) -> str:
-    with contextlib.suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    return ""
-
-
-def _is_dead(holder: dict[str, Any]) -> bool:
-    """Whether the holder ran on this very machine and is no more."""
-    pid, machine = holder.get("pid"), holder.get("machine")
-    return (
-        bool(machine) and machine == _machine() and isinstance(pid, int) and holder.get("started") != _start_time(pid)
-    )
 
 
 def _parse(data: bytes | None) -> dict[str, Any]:

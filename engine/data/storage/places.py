@@ -63,6 +63,11 @@ def hide_secrets(text: str) -> str:
     return re.sub(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"<>]+", lambda found: _hidden(found[0]), text)
 
 
+def shown_text(text: str) -> str:
+    """Return a message as files keep it and people see it: without secrets, whatever bytes a name in it has."""
+    return hide_secrets(text).encode("utf-8", "backslashreplace").decode()
+
+
 def _hidden(uri: str) -> str:
     start, rest = _split(uri)
     return start + rest.partition("?")[0]

@@ -17,6 +17,7 @@ from engine.data.storage import connecting, local_folder, locking
 from engine.data.storage.folder import OutputFolder
 from engine.data.storage.locking import LOCK, lock_output
 from engine.data.storage.opening import open_folder
+from engine.data.storage.processes import machine
 from engine.errors import JobFailedError, PlanError
 
 pytestmark = pytest.mark.store
@@ -186,12 +187,12 @@ def test_the_lease_of_a_dead_job_of_this_machine_is_taken_at_once(folder: Output
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     for facts in ({"pid": child.pid}, {"pid": os.getpid(), "started": "1"}):  # gone; its id is another process's now
-        folder.write(LOCK, lease(**{"machine": locking._machine(), "started": "12345", **facts}))
+        folder.write(LOCK, lease(**{"machine": machine(), "started": "12345", **facts}))
         assert told(folder) == []
 
 
 def test_a_lease_of_this_machine_that_says_not_when_it_began(folder: OutputFolder) -> None:
-    folder.write(LOCK, json.dumps({"pid": os.getpid(), "machine": locking._machine()}).encode())
+    folder.write(LOCK, json.dumps({"pid": os.getpid(), "machine": machine()}).encode())
     assert told(folder) == []
 
 
