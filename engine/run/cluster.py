@@ -93,7 +93,8 @@ class Cluster:
     def _init(self, options: dict[str, Any]) -> None:
         try:
             with handlers_kept():
-                level = logging.getLogger("ray").level or logging.ERROR
+                level = logging.getLogger("engine").level or logging.ERROR  # warnings of Ray's are no news to users
+                level = logging.ERROR if level >= logging.WARNING else level
                 ray.init(self._address.uri, log_to_driver=False, logging_level=level, **options)
         except SystemExit as error:  # what Ray's own SIGTERM handler raises
             raise JobInterrupted("interrupted while Ray was starting; rerun to resume") from error
