@@ -1,14 +1,12 @@
 """A job followed from another shell or machine, by what its run writes to the output folder. Start at `follow`."""
 
-import os
 import time
 from dataclasses import replace
 
 from engine.data.ledger import SUCCESS, plan_name
 from engine.data.status import DONE, INTERRUPTED, SILENCE_SECONDS, RunStatus, read_status
 from engine.data.storage.folder import OutputFolder
-from engine.data.storage.opening import open_folder
-from engine.data.storage.places import is_local, local_path
+from engine.data.storage.opening import open_folder, whole_path
 from engine.data.storage.processes import is_dead
 from engine.errors import JobFailedError, JobInterrupted, PlanError
 from engine.view.progress import ProgressView
@@ -23,7 +21,7 @@ def find_output(output: str) -> OutputFolder:
     Raises:
         PlanError: if no job of ours wrote to it.
     """
-    folder = open_folder(os.path.abspath(local_path(output)) if is_local(output) else output)
+    folder = open_folder(whole_path(output))
     if folder.read(plan_name(0)) is None:
         raise PlanError(
             f"{folder.place} is no output of icefloe: no {plan_name(0)} is in it; name the folder that icefloe score "

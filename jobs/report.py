@@ -1,6 +1,5 @@
 """`icefloe report`: the HTML report of a job that is done, goes on, failed or was interrupted."""
 
-import os
 import sys
 from typing import Annotated
 
@@ -12,11 +11,10 @@ from jobs.help import Moment, new_app
 
 def report(output: Annotated[str, Parameter(help="Output folder of a job: a path or URI.")], /) -> None:
     """Write OUTPUT/_icefloe/report.html, of a finished or running job, and print where it is."""
-    from engine.data.storage.opening import open_folder
-    from engine.data.storage.places import is_local, local_path
+    from engine.data.storage.opening import open_folder, whole_path
     from engine.view.report import write_report
 
-    place = write_report(open_folder(os.path.abspath(local_path(output)) if is_local(output) else output))
+    place = write_report(open_folder(whole_path(output)))
     sys.stdout.write(place + "\n")
 
 

@@ -1,7 +1,6 @@
 """`icefloe verify`: a finished output checked against its manifest and inputs, and some rows scored again."""
 
 import dataclasses
-import os
 import sys
 from typing import Annotated
 
@@ -27,13 +26,13 @@ def verify(
 ) -> None:
     """Check an output: parts against manifest and inputs, every row accounted for; exit 1 where something is wrong."""
     from engine.data.ledger import Ledger
-    from engine.data.storage.places import is_local, local_path
+    from engine.data.storage.opening import whole_path
     from engine.run.verify import verify_output
     from engine.view.tables import print_verification
 
     if sample < 0:
         raise ConfigError(f"--sample {sample}: expected a number of rows")
-    ledger = Ledger(os.path.abspath(local_path(output)) if is_local(output) else output)
+    ledger = Ledger(whole_path(output))
     found = verify_output(ledger)
     if sample and found.parts:
         from engine.sampling import Resample, score_sample
