@@ -33,7 +33,7 @@ from engine.preparing.prepare import bind_job_model
 from engine.run.batches import BatchCaller, join_rows, score_batch
 from engine.run.freezing import freeze_on_worker, scored_model
 from engine.run.plan import resolve_batch_rows
-from engine.run.probing import is_open, observe
+from engine.run.probing import PROBE_ROWS, is_open, observe
 from engine.run.shard import JOINED_ROWS
 
 ERROR = "_error"
@@ -192,8 +192,7 @@ class GraphPredictor:
                 tensors = tuple(TensorSpec(tensor.name, tensor.dtype, shape) for tensor, shape in named)
             if tensors is not None and any(map(is_open, tensors)):
                 trial = Faults(faults.num_rows)
-                seen = (observe(bound.feeds, tensors, bound.call, group, trial) for group in groups)
-                tensors = next((each for each in seen if each is not None), None)
+                tensors = _observe_any(bound, tensors, groups, trial)
                 faults.extend(trial.in_order() if tensors is None else (), np.arange(faults.num_rows))
             if tensors is None:
                 return None
@@ -211,6 +210,25 @@ class GraphPredictor:
             scored += join_rows(found, JOINED_ROWS if self._config.unbatched else step)
         good = [set_bad_aside(each, outputs, faults, self._config.nan_is_bad) for each in scored]
         return [each for each in good if len(each.rows)]
+
+
+def _observe_any(
+    bound: _Bound, tensors: Sequence[TensorSpec], groups: Sequence[FedRows], faults: Faults
+) -> tuple[TensorSpec, ...] | None:
+    """Return the fetches with the extents that the first rows which can be scored show; None if no row can be.
+
+    Ray Data makes a batch dense whenever its rows happen to agree, so what the graph leaves open of a feed, the next
+    batch may have otherwise. The feeds of columns that are stacked are as wide as there are columns.
+    """
+    can_vary = any(feed.has_open_shape and not feed.source.is_stacked for feed in bound.feeds)
+    step = min(PROBE_ROWS, bound.batch_rows)
+    for fed in groups:
+        for start in range(0, len(fed.rows), step):
+            span = range(start, min(start + step, len(fed.rows)))
+            seen = observe(bound.feeds, tensors, bound.call, fed, faults, span, can_vary)
+            if seen is not None:
+                return seen
+    return None
 
 
 def _assigned_resources() -> dict[str, float]:

@@ -72,7 +72,7 @@ def test_ray_data_s_own_tensors(tmp_path: Path, kind: str) -> None:
     column = pa.ExtensionArray.from_storage(tensor_type, pa.array(flat, tensor_type.storage_type))
     model = graphs.write(tmp_path / "m.pb", graphs.identity("float32", [None, None, None]))
     found = GraphPredictor(model)(pa.table({"inputs": column}).slice(1))
-    np.testing.assert_array_equal(found["prediction"].combine_chunks().to_numpy_ndarray(), rows[1:])
+    assert found["prediction"].to_pylist() == rows[1:].tolist()
 
 
 def test_tensors_of_several_shapes(tmp_path: Path) -> None:
@@ -84,6 +84,40 @@ def test_tensors_of_several_shapes(tmp_path: Path) -> None:
     model = graphs.write(tmp_path / "m.pb", graphs.identity("float32", [None, None, None]))
     found = GraphPredictor(model)(pa.table({"inputs": column}))
     assert found["prediction"].to_pylist() == [row.tolist() for row in rows]
+
+
+@pytest.mark.parametrize("widths", [(3, 4), (3, None), (None, 3), (None, None)])
+def test_which_rows_come_first_decides_no_type(tmp_path: Path, widths: tuple[int | None, int | None]) -> None:
+    """Ray makes a batch dense whenever its rows happen to agree."""
+    model = graphs.write(tmp_path / "m.pb", graphs.identity("float32", [None, None]))
+    predictor = GraphPredictor(model)
+    types = set()
+    for width in widths:
+        rows = [np.arange(i % 3 + 1 if width is None else width, dtype=np.float32) for i in range(5)]
+        batch = np.empty(5, object) if width is None else np.empty((5, width), np.float32)
+        batch[:] = rows
+        found = predictor({"inputs": batch})["prediction"]
+        assert [row.tolist() for row in found] == [row.tolist() for row in rows]
+        column = pa.array(rows) if width is None else lists(batch)
+        types.add(predictor(pa.table({"inputs": column})).schema.field("prediction").type)
+    assert types == {pa.list_(pa.float32())}
+
+
+@pytest.mark.parametrize("num_bad", [2, 16, 40])
+@pytest.mark.parametrize("batch_size", [4, 64])
+def test_good_rows_behind_bad_ones_show_how_an_open_output_is_shaped(
+    tmp_path: Path, num_bad: int, batch_size: int
+) -> None:
+    made = graphs.graph(
+        graphs.placeholder("inputs", "string", [None]),
+        graphs.node("prediction", "DecodeRaw", "inputs", out_type="float32"),
+    )
+    predictor = GraphPredictor(graphs.write(tmp_path / "m.pb", made), bad_rows="null", batch_size=batch_size)
+    good = np.array([1.0, 2.0], np.float32)
+    batch = pa.table({"inputs": pa.array([b"abc"] * num_bad + [good.tobytes()] * 10, pa.binary())})
+    found = predictor(batch)
+    assert found["prediction"].to_pylist() == [None] * num_bad + [good.tolist()] * 10
+    assert [reason is None for reason in found["_error"].to_pylist()] == [False] * num_bad + [True] * 10
 
 
 def test_a_bad_row_ends_the_pipeline_or_stays_with_its_reason(model: str) -> None:

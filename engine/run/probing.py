@@ -54,7 +54,10 @@ def probe(
     first_fault, has_rows = "", False
     for where, fed, faults in _sample(spec, feeds, batch_rows):
         has_rows = True
-        outputs = None if fed is None else observe(feeds, tensors, call, fed, faults, min(PROBE_ROWS, batch_rows))
+        outputs = None
+        if fed is not None:
+            span = range(min(PROBE_ROWS, batch_rows, len(fed.rows)))
+            outputs = observe(feeds, tensors, call, fed, faults, span)
         if outputs is not None:
             return Probe(outputs, is_proven=True)
         first_fault = first_fault or f"{where}: {faults.in_order()[0].message}"
@@ -78,9 +81,10 @@ def observe(
     call: Call,
     fed: FedRows,
     faults: Faults,
-    num_rows: int = PROBE_ROWS,
+    span: range,
+    can_vary: bool = False,
 ) -> tuple[TensorSpec, ...] | None:
-    """Score the first rows, and return the fetches with the extents that they were seen to have; None if none goes.
+    """Score a few rows, and return the fetches with the extents that they were seen to have; None if none goes.
 
     Args:
         feeds: the bound columns.
@@ -88,17 +92,18 @@ def observe(
         call: scores one batch.
         fed: rows of one shape.
         faults: takes the rows that the graph refuses.
-        num_rows: how many of them to look at, at most.
+        span: which of them to look at.
+        can_vary: whether other rows may be shaped otherwise than these, whatever the columns tell.
 
     Raises:
         GraphError: if a fetch does not follow the rows.
     """
-    scored = score_batch(call, fed, range(min(num_rows, len(fed.rows))), faults)
+    scored = score_batch(call, fed, span, faults)
     if not scored:
         return None
     # A second batch of another size: an extent that follows the data or the batch shows as a difference.
     more = _score_alone(call, fed, scored, faults) if any(map(is_open, tensors)) else []
-    can_vary = len(scored[0].rows) + len(more) == 1 or any(feed.can_vary() for feed in feeds)
+    can_vary |= len(scored[0].rows) + len(more) == 1 or any(feed.can_vary() for feed in feeds)
     seen = [[(len(each.rows), each.arrays[i]) for each in [*scored, *more]] for i in range(len(tensors))]
     return tuple(observe_shape(t, samples, can_vary) for t, samples in zip(tensors, seen, strict=True))
 
