@@ -13,7 +13,7 @@ from engine.run.spec import ShardResult
 
 
 class Meter(Protocol):
-    """Counts what one actor does; shards call it from several threads, and it never raises for want of a listener."""
+    """Counts what one actor does; shards call it from several threads, and it never raises."""
 
     def loaded(self, seconds: float, model_bytes: int) -> None:
         """The model is loaded: how long that took, and how large its graph is."""

@@ -1,17 +1,18 @@
 """What a job tells Prometheus, through the metrics that Ray collects on every node.
 
 Ray 2.60 puts `ray_` before a name and `_total` behind that of a counter. A record costs 1.2 to 1.6 us and adds up in
-the process, from which Ray sends it every 10 s, and when the process ends in order. It raises for a wrong argument
-alone, never because nobody listens. Start at `ActorMetrics`, of which each actor has one, and `DriverMetrics`.
+the process, from which Ray sends it every 10 s, and when the process ends in order. Whatever fails here is logged and
+fails nothing else. Start at `ActorMetrics`, of which each actor has one, and `DriverMetrics`.
 """
 
 import functools
+import logging
 import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from engine.run.plan import Shard
     from engine.run.spec import ShardResult
 
+LOG = logging.getLogger(__name__)
 MAX_TAG = 48
 LATENCIES = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]
 """Upper ends of the buckets of a batch's latency, in seconds."""
@@ -32,7 +34,7 @@ LATENCIES = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0,
 # records, and with the others of a slice 500: 0.7 ms of a second.
 SAMPLED_BATCHES = 8
 ACTOR_COUNTERS = {
-    "icefloe_rows_total": "Rows scored and written",
+    "icefloe_rows_total": "Rows scored, those of attempts that fail later too",
     "icefloe_quarantined_rows_total": "Rows set aside because they are bad",
     "icefloe_filtered_rows_total": "Rows left out by a condition",
     "icefloe_read_seconds_total": "Seconds of shards spent reading and decoding",
@@ -73,7 +75,36 @@ def _add(counter: Counter, value: float) -> None:
         counter.inc(float(value))
 
 
-class ActorMetrics:
+class _Telling:
+    """Whoever tells Ray something."""
+
+    _has_failed = False
+
+    def _note_failure(self) -> None:
+        """Log the error that is being handled, if it is the first: one that comes once a slice would come for ever."""
+        if not self._has_failed:
+            self._has_failed = True
+            LOG.warning("metrics could not be told, and may be incomplete from here on", exc_info=True)
+
+
+Teller = TypeVar("Teller", bound=_Telling)
+P = ParamSpec("P")
+
+
+def _never_raises(tell: Callable[Concatenate[Teller, P], None]) -> Callable[Concatenate[Teller, P], None]:
+    """Let a failure to tell something fail nothing else: no shard is lost for a number that nobody may look at."""
+
+    @functools.wraps(tell)
+    def told(self: Teller, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            tell(self, *args, **kwargs)
+        except Exception:
+            self._note_failure()
+
+    return told
+
+
+class ActorMetrics(_Telling):
     """What one actor does, told slice by slice and shard by shard: the `Meter` that tells Ray."""
 
     def __init__(self, model: str) -> None:
@@ -95,11 +126,13 @@ class ActorMetrics:
         self._lock = threading.Lock()
         self._num_halved = 0
 
+    @_never_raises
     def loaded(self, seconds: float, model_bytes: int) -> None:
         """Tell how long loading took, and how large the graph is."""
         self._loaded = seconds, model_bytes
         self.refresh()
 
+    @_never_raises
     def refresh(self) -> None:
         """Tell again what does not change: Ray forgets a gauge that was not set for 20 s."""
         if self._loaded is not None:
@@ -118,6 +151,7 @@ class ActorMetrics:
 
         return timed_call
 
+    @_never_raises
     def slice(self, attempt: "Attempt", num_bad: int) -> None:
         """Tell what a shard has done since its last slice."""
         done = {
@@ -131,11 +165,12 @@ class ActorMetrics:
             "icefloe_session_seconds_total": attempt.seconds["session"],
             "icefloe_write_seconds_total": attempt.seconds["write"],
         }
+        before, attempt.metered = attempt.metered, done
         for name, value in done.items():
-            _add(self._counters[name], value - attempt.metered.get(name, 0))
-        attempt.metered = done
+            _add(self._counters[name], value - before.get(name, 0))
         self._tell_calls()
 
+    @_never_raises
     def shard(self, shard: "Shard", attempt: "Attempt", result: "ShardResult") -> None:
         """Tell the rest of a shard, which is done."""
         self.slice(attempt, result.facts.counts.rows_quarantined)
@@ -146,13 +181,14 @@ class ActorMetrics:
             self._num_halved = max(self._num_halved, result.batches_halved)
 
     def _tell_calls(self) -> None:
-        seconds = [self._calls.popleft() for _ in range(len(self._calls))]
+        with self._lock:  # shards tell side by side
+            seconds = [self._calls.popleft() for _ in range(len(self._calls))]
         _add(self._counters["icefloe_batches_total"], len(seconds))
         for each in seconds[:: max(1, -(-len(seconds) // SAMPLED_BATCHES))]:
             self._latency.observe(each)
 
 
-class DriverMetrics:
+class DriverMetrics(_Telling):
     """How far a run is, as its driver knows it."""
 
     def __init__(self, model: str) -> None:
@@ -163,6 +199,7 @@ class DriverMetrics:
         self._actors = Gauge("icefloe_actors", "Actors by state", ("model", "state")).set_default_tags(tags)
         self._shards_left = Gauge("icefloe_shards_left", "Shards not done yet", ("model",)).set_default_tags(tags)
 
+    @_never_raises
     def update(self, status: RunStatus) -> None:
         """Tell how far the run is; to be called again within 20 s, or Ray forgets the gauges."""
         for state in ("asked", "loading", "working", "idle"):
