@@ -18,6 +18,8 @@ SCHEME = r"[a-zA-Z][a-zA-Z0-9+.-]*(?:::[a-zA-Z][a-zA-Z0-9+.-]*)*://"
 URI = re.compile(SCHEME)
 HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(:\d+)?")
 LINK = re.compile("::(?=" + SCHEME + ")")
+# From the beginning of a word on: tried at each of its letters, a long word would take the square of its length.
+MENTIONED = re.compile(r"(?<![a-zA-Z0-9+.-])([0-9+.-]*)([a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"<>]+)")
 
 
 def is_local(uri: str) -> bool:
@@ -60,7 +62,7 @@ def without_secrets(uri: str) -> str:
 
 def hide_secrets(text: str) -> str:
     """Return `text` with every user, password and query taken out of the URIs in it."""
-    return re.sub(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"<>]+", lambda found: _hidden(found[0]), text)
+    return MENTIONED.sub(lambda found: found[1] + _hidden(found[2]), text)
 
 
 def shown_text(text: str) -> str:

@@ -122,6 +122,18 @@ def test_no_secret_in_a_query_is_ever_shown_or_kept(secret: str, scheme: str) ->
         assert "SeC" not in text
 
 
+@pytest.mark.timeout(20)
+def test_a_long_word_is_looked_at_once() -> None:
+    word = "a" * 200_000
+    assert hide_secrets(word) == word
+    assert hide_secrets(f"{word}, {word}://me:pw@host/a?sig=1") == f"{word}, {word}://host/a"
+
+
+def test_a_uri_need_not_begin_a_word() -> None:
+    text = "=s3://K:S@b/x -s3://K:S@b/x .1s3://K:S@b/x _s3://K:S@b/x ::s3://K:S@b/x és3://K:S@b/x"
+    assert hide_secrets(text) == text.replace("K:S@", "")
+
+
 def test_text_around_uris_stays() -> None:
     text = "GET https://me:pw@host/a?sig=1 and s3://K:S@b/x@y: 404; me@example.com, 12:30"
     assert hide_secrets(text) == "GET https://host/a and s3://b/x@y: 404; me@example.com, 12:30"
