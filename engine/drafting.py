@@ -51,6 +51,8 @@ class Draft:
     """What fills which tensor, where the call did not say so."""
     open_constants: tuple[str, ...]
     """Tensors that take one value for all rows, which nothing tells."""
+    acting: tuple[str, ...]
+    """Operations that reach outside the graph, which the call did not let through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ class _Ports:
     """What else a job has to be told."""
     open_constants: tuple[str, ...]
     """Tensors that take one value for all rows, which nothing tells."""
+    acting: tuple[str, ...]
+    """Operations that reach outside the graph."""
 
 
 def draft_job(config: JobConfig) -> Draft:
@@ -84,8 +88,9 @@ def draft_job(config: JobConfig) -> Draft:
     if "feed" not in config.model_fields_set:
         guesses = guess_feeds(first, ports.feeds, ports.columns, bool(settings.get("unbatched")))
         settings["feed"] = {guess.tensor.name: guess.column or NO_COLUMN for guess in guesses}
-    text = "\n".join(_lines(settings, guesses, ports.open_constants, first)) + "\n"
-    return Draft(text, place_of(settled.model), first.path, guesses, ports.open_constants)
+    acting = tuple(name for name in ports.acting if name not in config.allow_op)
+    text = "\n".join(_lines(settings, guesses, ports.open_constants, acting, first)) + "\n"
+    return Draft(text, place_of(settled.model), first.path, guesses, ports.open_constants, acting)
 
 
 def _given(config: JobConfig) -> dict[str, Any]:
@@ -100,20 +105,24 @@ def _read_ports(settled: JobConfig, config: JobConfig) -> _Ports:
     known = {name: json.loads(value) for name, value in told["set"].items() if value != "VALUE"}
     constants = known | config.set
     settings: dict[str, Any] = {"set": constants} if constants else {}
-    settings |= {"allow_op": acting} if (acting := acting_operations(description)) else {}
+    acting = tuple(acting_operations(description))
     if not description.is_source:
         specs = [spec for spec in needed_inputs(description) if spec.name in told["feed"]]
         settings |= {name: told[name] for name in ("fetch", "init_op", "unbatched") if told.get(name)}
         unknown = tuple(name for name in told["set"] if name not in constants)
-        return _Ports(tuple(specs), told["feed"], settings, unknown)
+        return _Ports(tuple(specs), told["feed"], settings, unknown, acting)
     given = config.model_fields_set - {"feed"}
     bound = bind_job_model(settled.model_copy(update={"set": constants}), given)
     settings |= {"fetch": dict(bound.fetch)}
-    return _Ports(tuple(bound.specs[name] for name in bound.feed), bound.feed, settings, ())
+    return _Ports(tuple(bound.specs[name] for name in bound.feed), bound.feed, settings, (), acting)
 
 
 def _lines(
-    settings: Mapping[str, Any], guesses: tuple[Guess, ...], open_constants: tuple[str, ...], first: InputSchema
+    settings: Mapping[str, Any],
+    guesses: tuple[Guess, ...],
+    open_constants: tuple[str, ...],
+    acting: tuple[str, ...],
+    first: InputSchema,
 ) -> Iterator[str]:
     remarks = {guess.tensor.name: _remark(guess) for guess in guesses}
     yield SCHEMA_LINE
@@ -131,14 +140,19 @@ def _lines(
             if name == "set":
                 for tensor in open_constants:
                     yield from _comment(f"{toml_text(tensor)} takes one value for all rows: say it here.")
-            yield from _option_lines(name, field, settings.get(name), remarks if name == "feed" else {})
+            shown = _shown(field)
+            if name == "allow_op" and acting:
+                shown = acting
+                for operation in acting:
+                    yield f"# {toml_text(operation)} reaches outside the graph and is refused unless it is named here."
+            yield from _option_lines(name, shown, settings.get(name), remarks if name == "feed" else {})
 
 
-def _option_lines(name: str, field: FieldInfo, value: object, remarks: Mapping[str, str]) -> Iterator[str]:
-    """Yield an option as it is set, else its default or an example as a comment."""
+def _option_lines(name: str, shown: object, value: object, remarks: Mapping[str, str]) -> Iterator[str]:
+    """Yield an option as it is set, else what is `shown` of it as a comment."""
     lines = setting_lines(name, value)
     if not lines:
-        yield from (f"# {line}" for line in setting_lines(name, _shown(field)))
+        yield from (f"# {line}" for line in setting_lines(name, shown))
         return
     keys = list(value) if isinstance(value, Mapping) else []
     for i, line in enumerate(lines):
@@ -176,16 +190,17 @@ def check_job_file(path: str, is_replaced: bool) -> None:
 
 
 def write_job_file(path: str, text: str) -> None:
-    """Write a job file, whole or not at all.
+    """Write a job file, whole or not at all; a link that is there goes on leading to it.
 
     Raises:
         ConfigError: if it cannot be written.
     """
-    draft = Path(f"{path}.{os.getpid()}")
+    target = os.path.realpath(path)
+    draft = Path(f"{target}.{os.getpid()}")
     try:
         draft.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text)
-        draft.replace(path)
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(target)
     except OSError as error:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)

@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from engine.errors import ConfigError
+
 SCHEMA = Path(__file__).with_name("job.schema.json")
 # Editors with taplo in them (Even Better TOML) check and complete the file by it.
 SCHEMA_LINE = f"#:schema {SCHEMA}"
@@ -15,7 +17,10 @@ SCHEMA_LINE = f"#:schema {SCHEMA}"
 def setting_lines(name: str, value: object) -> list[str]:
     """Write an option: a line, or a line for each entry of a table, so that each may have a comment of its own.
 
-    None, which a file cannot say, and an empty table give no line.
+    None and an empty table give no line.
+
+    Raises:
+        ConfigError: for None inside a value.
     """
     if isinstance(value, Mapping):
         return [f"{name}.{toml_text(str(key))} = {toml_value(each)}" for key, each in value.items()]
@@ -23,7 +28,13 @@ def setting_lines(name: str, value: object) -> list[str]:
 
 
 def toml_value(value: object) -> str:
-    """Write a value as TOML has it: a text, number, switch, list or table of these."""
+    """Write a value as TOML has it: a text, number, switch, list or table of these.
+
+    Raises:
+        ConfigError: for None.
+    """
+    if value is None:
+        raise ConfigError("a value holds a null, which a TOML file cannot say; leave it out, or say it as a flag")
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):

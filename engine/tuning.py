@@ -195,7 +195,7 @@ def write_results(tuning: Tuning, config: JobConfig, options: TuneConfig) -> lis
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             draft = folder / f".{name}.{os.getpid()}"
-            draft.write_text(text)
+            draft.write_text(text, encoding="utf-8")
             draft.replace(folder / name)
     except OSError as error:
         raise ConfigError(f"--output {folder}: {system_text(error)}") from error

@@ -168,7 +168,7 @@ def read_job_file(path: str | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        return tomllib.loads(Path(path).read_text())
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"--config {path}: {system_text(error)}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -230,3 +231,43 @@ def test_secrets_stay_out_of_the_file(tmp_path: Path) -> None:
     ]
     assert run(app, ["score", "--init", *words]) == 0
     assert "hushhush" not in path.read_text()
+
+
+def test_what_reaches_outside_is_left_to_be_decided(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = graph(placeholder("inputs", "string", []), node("text", "ReadFile", "inputs"),
+                 node("prediction", "StringLength", "text"))  # fmt: skip
+    given = graphs.write(tmp_path / "m.pb", made), write(tmp_path / "in", {"inputs": ["a"]})
+    assert "allow_op" not in draft(tmp_path, given)
+    assert "ReadFile reaches outside the graph" in capsys.readouterr().out
+    path = tmp_path / "job.toml"
+    lines = path.read_text().splitlines()
+    assert lines[lines.index('# allow_op = ["ReadFile"]') - 1].startswith('# "ReadFile" reaches outside the graph')
+    assert run(app, ["plan", "--config", str(path)]) == 2
+    assert "text (ReadFile) reads files" in capsys.readouterr().err
+    assert draft(tmp_path, given, "--allow-op", "ReadFile", "--overwrite")["allow_op"] == ["ReadFile"]
+    assert "reaches outside" not in capsys.readouterr().out + path.read_text()
+
+
+def test_a_link_goes_on_leading_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    target = tmp_path / "jobs" / "mine.toml"
+    target.write_text("mine = 1")
+    (tmp_path / "job.toml").symlink_to("jobs/mine.toml")
+    given = digits(tmp_path)
+    draft(tmp_path, given, "--overwrite")
+    assert (tmp_path / "job.toml").is_symlink()
+    assert tomllib.loads(target.read_text())["model"] == given[0]
+    assert [path.name for path in target.parent.iterdir()] == ["mine.toml"]
+
+
+def test_a_job_file_is_utf_8_whatever_the_locale_is(tmp_path: Path) -> None:
+    code = (
+        "import sys; from engine.drafting import write_job_file; from jobs.command_line import read_job_file; "
+        "write_job_file(sys.argv[1], 'keep = \\'na\\u00efve\\'\\n'); print(ascii(read_job_file(sys.argv[1])))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "job.toml")], capture_output=True, text=True, check=False,
+        env={**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("{'keep': 'na\\xefve'}\n", "")
+    assert (tmp_path / "job.toml").read_bytes() == "keep = 'na\u00efve'\n".encode()

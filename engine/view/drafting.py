@@ -19,4 +19,8 @@ def print_draft(draft: "Draft", path: str, stream: TextIO) -> None:
     rows += [
         ("open", f"{name} takes one value for all rows; say it in the file (set)") for name in draft.open_constants
     ]
+    rows += [
+        ("open", f"{name} reaches outside the graph; if that is meant, let it through in the file (allow_op)")
+        for name in draft.acting
+    ]
     print_table("Job file", [*rows, ("to look at", shlex.join(["icefloe", "plan", "--config", path]))], stream)

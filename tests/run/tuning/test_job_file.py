@@ -1,12 +1,14 @@
 import tomllib
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from measured import tuning
 
 from engine.config import build_config
-from engine.job_toml import toml_value
+from engine.errors import ConfigError
+from engine.job_toml import setting_lines, toml_value
 from engine.run.tuning.job_file import job_file
 
 SETTINGS: dict[str, Any] = {
@@ -60,6 +62,12 @@ def test_a_precision_that_the_job_had_stays() -> None:
 
 LEAVES = st.text() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False)
 VALUES = st.recursive(LEAVES, lambda each: st.lists(each, max_size=3) | st.dictionaries(st.text(), each, max_size=3))
+
+
+@pytest.mark.parametrize("value", [None, [None, 1], {"a": None}, {"a": [{"b": None}]}])
+def test_a_null_is_no_text(value: object) -> None:
+    with pytest.raises(ConfigError, match="a null, which a TOML file cannot say"):
+        setting_lines("set", {"x:0": value})
 
 
 @given(st.dictionaries(st.text(), VALUES, max_size=3))
