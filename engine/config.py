@@ -8,9 +8,9 @@ Start at `JobConfig` and `build_config`.
 import difflib
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from engine.errors import ConfigError
@@ -64,10 +64,27 @@ class Theme(StrEnum):
     HELP = "Help"
 
 
-class JobConfig(BaseModel):
-    """Everything that a job is told: the flags of `score` and `plan`, and the keys of `job.toml`."""
+class Settings(BaseModel):
+    """What is told by flags, TOML keys or Python; whatever is wrong in it is a ConfigError."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _refuse(cls, value: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        """Turn pydantic's words into ours: errors that are no ValueError pass through it."""
+        known = list(cls.model_fields)
+        unknown = [name for name in value if name not in known] if isinstance(value, Mapping) else []
+        if unknown:
+            raise ConfigError("; ".join(_unknown_key(name, known) for name in unknown))
+        try:
+            return check(value)
+        except ValidationError as error:
+            raise ConfigError("; ".join(_sentence(dict(problem), cls) for problem in error.errors())) from error
+
+
+class JobConfig(Settings):
+    """Everything that a job is told: the flags of `score` and `plan`, and the keys of `job.toml`."""
 
     model: Annotated[PathText, Theme.SCORED]
     """Frozen graph (.pb, .pbtxt), checkpoint prefix, SavedModel folder or Keras file to score with: a path or URI."""
@@ -154,10 +171,8 @@ class JobConfig(BaseModel):
     up with."""
 
 
-class FreezeConfig(BaseModel):
+class FreezeConfig(Settings):
     """What `freeze` is told besides source and destination."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     outputs: Annotated[Names, Theme.PORTS] = ()
     """Tensors to freeze to, names of the signature, or NEW=EITHER. [default: all that the signature has]"""
@@ -179,10 +194,8 @@ class FreezeConfig(BaseModel):
     """Let an operation through that reads or writes files, or reaches network or Python (ReadFile); repeatable."""
 
 
-class SimulationConfig(BaseModel):
+class SimulationConfig(Settings):
     """What `plan` is told of a run that it is to imagine."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     simulate: Annotated[OptionalCount, Theme.SIMULATED] = None
     """Number of actors to work out the wall time for."""
@@ -190,10 +203,8 @@ class SimulationConfig(BaseModel):
     """Rows per second of each of them. [default: what the output folder's last summary says]"""
 
 
-class TuneConfig(BaseModel):
+class TuneConfig(Settings):
     """What `tune` is told besides the job."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     output: Annotated[PathText, Theme.MEASURED] = "tune"
     """Folder for job.toml, tune.json and tune.svg. [default: tune]"""
@@ -215,16 +226,13 @@ def theme_of(field: FieldInfo) -> Theme:
     return next(each for each in field.metadata if isinstance(each, Theme))
 
 
-Config = TypeVar("Config", JobConfig, FreezeConfig, SimulationConfig, TuneConfig)
-
-
 def build_config(settings: Mapping[str, Any]) -> JobConfig:
     """Check `settings` (keys are `JobConfig`'s fields).
 
     Raises:
         ConfigError: naming each key that is unknown, missing or of a wrong value, and what was expected.
     """
-    return _build(settings, JobConfig)
+    return JobConfig(**settings)
 
 
 def build_freeze_config(settings: Mapping[str, Any]) -> FreezeConfig:
@@ -233,7 +241,7 @@ def build_freeze_config(settings: Mapping[str, Any]) -> FreezeConfig:
     Raises:
         ConfigError: as `build_config` does.
     """
-    return _build(settings, FreezeConfig)
+    return FreezeConfig(**settings)
 
 
 def build_simulation_config(settings: Mapping[str, Any]) -> SimulationConfig:
@@ -242,7 +250,7 @@ def build_simulation_config(settings: Mapping[str, Any]) -> SimulationConfig:
     Raises:
         ConfigError: as `build_config` does, or if a rate is given for no actors.
     """
-    config = _build(settings, SimulationConfig)
+    config = SimulationConfig(**settings)
     if config.rate is not None and config.simulate is None:
         raise ConfigError(f"--rate {config.rate:g}: is that of simulated actors; say how many with --simulate N")
     return config
@@ -254,17 +262,7 @@ def build_tune_config(settings: Mapping[str, Any]) -> TuneConfig:
     Raises:
         ConfigError: as `build_config` does.
     """
-    return _build(settings, TuneConfig)
-
-
-def _build(settings: Mapping[str, Any], kind: type[Config]) -> Config:
-    unknown = [name for name in settings if name not in kind.model_fields]
-    if unknown:
-        raise ConfigError("; ".join(_unknown_key(name, list(kind.model_fields)) for name in unknown))
-    try:
-        return kind(**settings)
-    except ValidationError as error:
-        raise ConfigError("; ".join(_sentence(dict(problem), kind) for problem in error.errors())) from error
+    return TuneConfig(**settings)
 
 
 def _unknown_key(name: str, known: list[str]) -> str:

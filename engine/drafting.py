@@ -126,7 +126,7 @@ def _lines(
 ) -> Iterator[str]:
     remarks = {guess.tensor.name: _remark(guess) for guess in guesses}
     yield SCHEMA_LINE
-    yield "# A job of icefloe. What is commented out has its default; flags win over this file."
+    yield "# A job of icefloe. Lines that are commented out are examples: without them the default holds. Flags win."
     yield "# What it would do: icefloe plan --config THIS. To do it: icefloe score --config THIS."
     for theme in Theme:
         fields = {name: field for name, field in JobConfig.model_fields.items() if theme_of(field) is theme}

@@ -6,6 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from engine.config import JobConfig, SimulationConfig, build_simulation_config
+from engine.errors import PlanError
 from jobs.command_line import print_json, run_app, with_job_options
 from jobs.help import Moment, new_app, parameter_of
 
@@ -19,7 +20,7 @@ def plan(
     rate: Annotated[str | None, parameter_of(FIELDS["rate"])] = None,
     json: Annotated[bool, Parameter(help="Print the plan as JSON.", negative="", show_default=False)] = False,
 ) -> None:
-    """Show what score would run: shards, binding, data in flight and output; run nothing."""
+    """Show what score would run: shards, binding, data in flight and output; run nothing. Exit 2 if it would refuse."""
     from engine.preview import preview
     from engine.view.tables import print_preview
 
@@ -29,6 +30,8 @@ def plan(
         print_json(found.to_json())
     else:
         print_preview(found, sys.stdout)
+    if found.refusal:
+        raise PlanError(found.refusal)
 
 
 app = new_app(

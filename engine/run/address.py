@@ -11,6 +11,7 @@ from engine.errors import ClusterError
 
 CONNECT_SECONDS = 2.0
 LOCAL = "local"
+LOGS = "/tmp/ray/session_latest/logs"
 CURRENT_CLUSTER_FILE = "/tmp/ray/ray_current_cluster"
 # The first thing that Ray itself asks for: which cluster this is. An empty message is a whole request.
 WHICH_CLUSTER = "/ray.rpc.NodeInfoGcsService/GetClusterId"
@@ -29,7 +30,23 @@ class ClusterAddress:
     def find(cls, given: str | None) -> Self:
         """Return the address that `given` and the environment name."""
         uri = given or os.environ.get("RAY_ADDRESS") or LOCAL
-        return cls(uri, f"--address {given}" if given else f"RAY_ADDRESS={uri}")
+        where = f"--address {given}" if given else f"RAY_ADDRESS={uri}"
+        return cls(uri, "Ray on this machine" if uri == LOCAL else where)
+
+    def refusal(self, error: Exception) -> ClusterError:
+        """Return what to say where Ray could not be started or joined because of `error`."""
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if self.is_local:
+            return ClusterError(
+                f"{self.where} does not start: {reason}; its logs are in {LOGS}. A full disk, limits of this shell "
+                "(ulimit -a) and a very busy machine are the usual causes; mend that, and type the same command again"
+            )
+        if self.uri == "auto" and "Could not find any running Ray instance" in reason:
+            return ClusterError(
+                f"{self.where}: no Ray runs on this machine; name the cluster's head (--address HOST:6379), or leave "
+                "it out for a Ray of its own"
+            )
+        return ClusterError(f"{self.where}: cannot use this Ray cluster: {reason}")
 
     @property
     def is_local(self) -> bool:
@@ -61,7 +78,8 @@ def check_address(address: str, where: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise ClusterError(f"{where}: expected HOST:PORT, as in 10.0.0.5:6379")
-    hint = "start one with ray start --head, or leave --address out for one on this machine"
+    other = "leave --address out" if where.startswith("--") else "unset RAY_ADDRESS"
+    hint = f"start one with ray start --head, or {other} for one on this machine"
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
         if os.environ.get("RAY_USE_TLS") != "1":  # a TLS handshake is Ray's own affair

@@ -32,7 +32,8 @@ class Budget:
             DataError: naming some, and what to do.
         """
         if self.is_over(num_bad):
-            raise DataError(f"{_count(num_bad)} where --max-bad-rows allows {self.max_rows}{_advice(shown, folder)}")
+            advice = f"{_advice(shown, folder)} (the job stopped there: a share, as in 1%, is judged at the end)"
+            raise DataError(f"{_count(num_bad)} where --max-bad-rows allows {self.max_rows}{advice}")
 
     def check_share(self, num_bad: int, num_rows: int, shown: Sequence[str], folder: str) -> None:
         """Judge the share of bad rows once all `num_rows` rows were tried.

@@ -103,8 +103,8 @@ class Cluster:
                 f"{self._address.where}: the cluster asks for a token: set RAY_AUTH_MODE=token and give the "
                 f"cluster's token as its operator tells ({error})"
             ) from error
-        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-            raise ClusterError(f"{self._address.where}: cannot use this Ray cluster: {error}") from error
+        except Exception as error:  # a node that does not start in time is a mere Exception (Ray 2.60)
+            raise self._address.refusal(error) from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

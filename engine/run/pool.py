@@ -89,7 +89,7 @@ def size_pool(
     has_gpus = any(node.gpus for node in nodes)
     gpus = gpus_per_actor if gpus_per_actor is not None else float(has_gpus)
     cpus = cpus_per_actor or (1.0 if gpus or actors != "auto" else _roomy_cpus(nodes, model_bytes))
-    low, high = _bounds(actors) or _fill(PoolSize(1, 1, cpus, gpus), nodes)
+    low, high = _bounds(actors) or _fill(PoolSize(1, 1, cpus, gpus), nodes, can_grow)
     low, high = min(low, num_shards), min(high, num_shards)
     pool = PoolSize(low, high, cpus, gpus)
     # On a cluster that grows, what is there now says nothing of what will hold the actors asked for.
@@ -99,7 +99,8 @@ def size_pool(
         return pool
     num_rooms = count_rooms(pool, nodes)
     if num_rooms < low:
-        raise ClusterError(f"{pool} were asked, {_show(nodes)}; ask for fewer (--actors) or smaller ones")
+        asked = "was" if pool.max_actors == 1 else "were"
+        raise ClusterError(f"{pool} {asked} asked, {_show(nodes)}; {_less(pool, nodes)}")
     return dataclasses.replace(pool, max_actors=min(high, num_rooms))
 
 
@@ -137,20 +138,25 @@ def _bounds(actors: int | str) -> tuple[int, int] | None:
     return int(low), int(high or low)
 
 
-def _fill(one: PoolSize, nodes: Sequence[NodeSize]) -> tuple[int, int]:
+def _fill(one: PoolSize, nodes: Sequence[NodeSize], can_grow: bool) -> tuple[int, int]:
     """Return the number of actors that fill all GPUs, or all CPUs where none is wanted; the least is the most."""
     num_actors = sum(
         _num_shares(node.gpus, one.gpus) if one.gpus else _num_shares(node.cpus, one.cpus) for node in nodes
     )
     if num_actors < 1:
         share = f"{one.gpus:g} GPU" if one.gpus else f"{one.cpus:g} CPU"
-        on_cpus = "type --gpus-per-actor 0 to score on CPUs" if one.gpus and not any(n.gpus for n in nodes) else ""
-        less = on_cpus or "ask for less (--gpus-per-actor, --cpus-per-actor)"
-        raise ClusterError(
-            f"no node has room for one actor of {share} ({_show(nodes)}); {less}, or say how many to wait for "
-            "(--actors N or MIN:MAX)"
-        )
+        wait = ", or say how many to wait for (--actors N or MIN:MAX)" if can_grow else ""
+        raise ClusterError(f"no node has room for one actor of {share} ({_show(nodes)}); {_less(one, nodes)}{wait}")
     return num_actors, num_actors
+
+
+def _less(pool: PoolSize, nodes: Sequence[NodeSize]) -> str:
+    """Say what to type where there is no room for what was asked."""
+    if pool.gpus and not any(node.gpus for node in nodes):
+        return "type --gpus-per-actor 0 to score on CPUs"
+    if pool.min_actors > 1:
+        return "ask for fewer (--actors) or smaller ones (--gpus-per-actor, --cpus-per-actor)"
+    return "ask for less (--gpus-per-actor, --cpus-per-actor)"
 
 
 def describe_demand(pool: PoolSize, nodes: Sequence[NodeSize], free: str) -> str:

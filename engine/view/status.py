@@ -19,7 +19,7 @@ def print_status(status: RunStatus, output: str, stream: TextIO, now: float, has
     began = datetime.fromtimestamp(status.started).astimezone()
     after, age = (seconds_text(round(max(0.0, each))) for each in (status.seconds, now - status.updated))
     rows = [
-        ("state", status.state + f": {status.stage}" * bool(status.stage)),
+        ("state", status.state + f": {status.stage}" * (status.stage not in ("", status.state))),
         ("plan", f"{status.plan_id} in {output}"),
         ("shards", f"{status.shards_done:,} done of {shards_text(status)}"),
         ("this run", pace_text(status)),

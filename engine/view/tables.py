@@ -119,8 +119,8 @@ def print_preview(preview: "Preview", stream: TextIO) -> None:
     """Print what a job would do."""
     num_left_out = f" ({preview.num_pruned:,} files left out for their folders)" if preview.num_pruned else ""
     notes = [""] * (len(preview.where) - 1) + [num_left_out] * bool(preview.where)
-    state = f"{preview.num_done:,} done already" + ", nothing is left to do" * preview.is_finished
-    state = f"would be refused: {preview.refusal}" if preview.refusal else state
+    state = f"; {preview.num_done:,} done already" + ", nothing is left to do" * preview.is_finished
+    state = "" if preview.refusal else state
     computed = computed_text(preview.precision, preview.xla)
     number = f", generation {preview.generation}" if preview.generation else ""
     rows = [
@@ -128,7 +128,8 @@ def print_preview(preview: "Preview", stream: TextIO) -> None:
         ("model", preview.model),
         ("input", f"{preview.num_files:,} files, {bytes_text(preview.input_bytes)}"),
         *(("where", f"{text}{pruned}") for text, pruned in zip(preview.where, notes, strict=True)),
-        ("shards", f"{preview.num_shards:,} of at most {bytes_text(preview.shard_bytes)}; {state}"),
+        ("shards", f"{preview.num_shards:,} of at most {bytes_text(preview.shard_bytes)}{state}"),
+        *[("refused", preview.refusal)] * bool(preview.refusal),
         *[("then", "the files that came since, as a generation of their own")] * preview.has_more,
         ("batch", f"{preview.batch_rows} rows"),
         *[("computed in", computed)] * (computed != "float32"),

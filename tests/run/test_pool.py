@@ -120,7 +120,7 @@ def test_shares_shrink_until_the_actors_fit_on_nodes(
 @pytest.mark.parametrize(
     ("actors", "cpus", "gpus", "nodes", "words"),
     [
-        ("auto", None, 0.0, [NodeSize(0, 2)], ["no node has room", "1 CPU", "0 CPUs and 2 GPUs", "--actors N"]),
+        ("auto", None, 0.0, [NodeSize(0, 2)], ["no node has room", "1 CPU", "0 CPUs and 2 GPUs"]),
         ("auto", 16.0, None, LAPTOP, ["no node has room", "16 CPU", "8 CPUs"]),
         ("auto", None, 4.0, TWO_GPUS, ["no node has room", "4 GPU", "2 GPUs"]),
         ("auto", None, 2.0, [NodeSize(8, 1), NodeSize(8, 1)], ["no node has room", "2 GPU"]),  # none has two
@@ -133,15 +133,17 @@ def test_auto_needs_something_to_count(
     with pytest.raises(ClusterError) as caught:
         size_pool(actors, cpus, gpus, nodes, 100, can_grow)
     assert all(word in str(caught.value) for word in words)
+    assert ("say how many to wait for (--actors N or MIN:MAX)" in str(caught.value)) == can_grow
 
 
 @pytest.mark.parametrize(
     ("actors", "cpus", "gpus", "nodes", "words"),
     [
-        (3, 4.0, None, LAPTOP, ["3 actors of 4 CPU were asked", "8 CPUs"]),
-        (1, None, 1.0, LAPTOP, ["1 actor of 1 CPU, 1 GPU", "0 GPUs"]),
-        (3, None, 1.0, TWO_GPUS, ["3 actors of 1 CPU, 1 GPU", "2 GPUs"]),
-        (5, None, 0.5, TWO_GPUS, ["5 actors of 1 CPU, 0.5 GPU"]),
+        (3, 4.0, None, LAPTOP, ["3 actors of 4 CPU were asked", "8 CPUs", "ask for fewer (--actors) or smaller ones"]),
+        (1, None, 1.0, LAPTOP, ["1 actor of 1 CPU, 1 GPU was asked", "0 GPUs", "type --gpus-per-actor 0"]),
+        (3, None, 1.0, TWO_GPUS, ["3 actors of 1 CPU, 1 GPU", "2 GPUs", "--actors"]),
+        (5, None, 0.5, TWO_GPUS, ["5 actors of 1 CPU, 0.5 GPU", "--actors"]),
+        (1, 16.0, None, LAPTOP, ["1 actor of 16 CPU was asked", "ask for less (--gpus-per-actor, --cpus-per-actor)"]),
         (2, 8.0, None, [NodeSize(12, 0), NodeSize(4, 0)], ["2 actors of 8 CPU"]),  # enough in all, not on one node
     ],
 )
@@ -150,7 +152,7 @@ def test_what_does_not_fit_is_refused_unless_the_cluster_can_grow(
 ) -> None:
     with pytest.raises(ClusterError) as caught:
         size_pool(actors, cpus, gpus, nodes, 100, can_grow=False)
-    assert all(word in str(caught.value) for word in [*words, "--actors"])
+    assert all(word in str(caught.value) for word in words)
     assert size_pool(actors, cpus, gpus, nodes, 100, can_grow=True).min_actors == actors
 
 

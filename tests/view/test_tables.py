@@ -180,7 +180,7 @@ def test_a_preview() -> None:
 
 
 def test_a_preview_of_a_job_that_would_be_refused() -> None:
-    assert "would be refused: batch_size 8 -> 16" in preview_text(refusal="batch_size 8 -> 16")
+    assert "refused         batch_size 8 -> 16" in preview_text(refusal="batch_size 8 -> 16")
 
 
 def test_a_preview_of_columns_of_varying_width_is_not_called_a_bound() -> None:

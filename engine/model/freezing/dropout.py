@@ -1,12 +1,13 @@
 """Dropout that was saved switched on, of a fixed rate: left out. Pure rewriting. Start at `drop_dropouts`.
 
-A rate that is fed or has a default stays as it is, for it can be set.
+A rate that is fed or has a default stays as it is, for it can be set; one that is 0 for good is as good as fixed.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.model.closure import split_tensor
 from engine.model.freezing.bodies import Body
 from engine.model.freezing.rewriting import Rewriting
 
@@ -23,7 +24,8 @@ def drop_dropouts(graph: Rewriting) -> None:
     Three forms were written over the years: `x / keep * floor(keep + uniform)`, `x * scale * cast(uniform >= rate)`
     and `select(uniform >= rate, x * scale, 0)`.
     """
-    dropped = _drop(graph.body, graph.needed, graph.is_switched)
+    settled = dict.fromkeys((edge for name in graph.switches for edge in (name, split_tensor(name)[0])), True)
+    dropped = _drop(graph.body, graph.needed, graph.is_switched, settled)
     for function in graph.straight_functions():
         dropped += _drop(Body(function.node_def, function), function.node_def, lambda edge: False)
     if dropped:
@@ -42,8 +44,10 @@ def become_identity(node: Any, edge: str) -> None:
     node.attr["T"].type = dtype
 
 
-def _drop(body: Body, nodes: Iterable[Any], is_switched: Callable[[str], bool]) -> int:
-    draws = _Draws(body)
+def _drop(
+    body: Body, nodes: Iterable[Any], is_switched: Callable[[str], bool], settled: Mapping[str, bool] | None = None
+) -> int:
+    draws = _Draws(body, dict(settled or {}))
     dropped = 0
     for node in nodes:
         if node.op not in ("Mul", "SelectV2", "Select"):

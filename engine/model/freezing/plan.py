@@ -116,7 +116,9 @@ def _plan(meta: MetaGraph, options: FreezeOptions) -> FreezePlan:
     feeds = [*(port.tensor for port in named), *constants]
     _check_there(meta, graph_def, [*feeds, *options.init_ops])
     targets = [*(port.tensor for port in outputs), *options.init_ops]
-    notes = repair_graph(meta.given, graph_def, feeds, targets)
+    # A rate of 0, or a share of 1 that is kept, drops nothing, and leaves the random numbers for nothing.
+    switches = [name for name, value in constants.items() if isinstance(value, int | float) and value in (0, 1)]
+    notes = repair_graph(meta.given, graph_def, feeds, targets, switches)
     nodes = {node.name: node for node in graph_def.node}
     needed = needed_nodes(nodes, feeds, targets)
     _check_whole(meta, nodes, needed)

@@ -4,7 +4,7 @@ What normalises by its own batch takes the moving averages instead, dropout of a
 changes variables no longer does. What cannot be mended is refused by name. Start at `repair_graph`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from engine.errors import GraphError
@@ -26,7 +26,9 @@ MUTATORS = (
 )
 
 
-def repair_graph(given: str, graph_def: Any, feeds: Sequence[str], targets: Sequence[str]) -> tuple[str, ...]:
+def repair_graph(
+    given: str, graph_def: Any, feeds: Sequence[str], targets: Sequence[str], switches: Collection[str] = ()
+) -> tuple[str, ...]:
     """Rewrite what the `targets` of a graph with variables need, so that it can be frozen and then predicts.
 
     Args:
@@ -34,6 +36,7 @@ def repair_graph(given: str, graph_def: Any, feeds: Sequence[str], targets: Sequ
         graph_def: the whole graph, changed in place.
         feeds: tensors that values will be given for.
         targets: outputs and initialisers to keep.
+        switches: those of the feeds that are 0 or 1 for good.
 
     Returns:
         What was changed in what the graph computes, a sentence each; empty for a graph made for prediction.
@@ -41,7 +44,7 @@ def repair_graph(given: str, graph_def: Any, feeds: Sequence[str], targets: Sequ
     Raises:
         GraphError: for what belongs to training and cannot be mended, by name.
     """
-    graph = Rewriting(given, graph_def, feeds, targets)
+    graph = Rewriting(given, graph_def, feeds, targets, switches)
     for step in (mend_batch_norms, drop_dropouts, _stop_updates, _settle_constants):
         step(graph)
         graph.look()

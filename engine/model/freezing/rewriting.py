@@ -29,6 +29,8 @@ class Rewriting:
     """Tensors that values will be given for."""
     targets: Sequence[str]
     """Outputs and initialisers to keep."""
+    switches: Collection[str] = ()
+    """Those of the feeds that are 0 or 1 for good: a rate at which nothing is dropped."""
     body: Body = field(init=False)
     """The nodes of the graph and their readers, as they were before the step that runs."""
     needed: list[Any] = field(init=False)

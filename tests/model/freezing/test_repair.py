@@ -312,7 +312,8 @@ def test_dropout_whose_rate_is_fed_can_be_set(form: Callable[..., Any]) -> None:
         tf.multiply(form(tf, tf.add(x, 1.0), rate), 3.0, name="prediction")
         frozen = freeze_session(session, ["prediction"])
         fixed = freeze_session(session, ["prediction"], FreezeOptions(constants={"rate:0": off}))
-    assert frozen.notes == fixed.notes == ()
+    assert frozen.notes == ()
+    assert fixed.notes == ("1 dropout of a fixed rate was left out",)
     np.testing.assert_allclose(run(frozen, inputs=ROWS, rate=np.float32(off)), (ROWS + 1) * 3, 1e-6)
     np.testing.assert_allclose(run(fixed, inputs=ROWS), (ROWS + 1) * 3, 1e-6)
 
@@ -401,3 +402,27 @@ def test_a_frozen_graph_that_reads_constants_as_variables_is_mended(place: str, 
         (tmp_path / "bad.pb").write_bytes(frozen_badly(session, "prediction"))
     note = "took a constant for a variable take its value now"
     check_mended(tmp_path / "bad.pb", expected, {"inputs": ids_of}, note)
+
+
+@FORMS
+def test_dropout_that_is_set_to_drop_nothing_is_left_out(form: Callable[..., Any]) -> None:
+    keeps = form is old_dropout
+    with trained.session() as (tf, v1, session):
+        x, share = v1.placeholder(tf.float32, [None, 3], name="inputs"), v1.placeholder(tf.float32, [], name="share")
+        tf.multiply(form(tf, x, share), 3.0, name="prediction")
+        options = [FreezeOptions(constants={"share": value}) for value in (float(keeps), 0.5)]
+        off, on = (freeze_session(session, ["prediction"], each) for each in options)
+    np.testing.assert_allclose(run(off, inputs=ROWS), ROWS * 3, 1e-6)
+    assert off.notes == ("1 dropout of a fixed rate was left out",)
+    assert "RandomUniform" not in operations(off)
+    assert on.notes == ()  # somebody wants it
+    assert "RandomUniform" in operations(on)
+
+
+def test_dropout_by_a_share_that_is_kept_is_left_out() -> None:
+    with trained.session() as (tf, v1, session):
+        x, keep = v1.placeholder(tf.float32, [None, 3], name="inputs"), v1.placeholder(tf.float32, [], name="keep_prob")
+        tf.multiply(v1.nn.dropout(x, keep_prob=keep), 3.0, name="prediction")
+        frozen = freeze_session(session, ["prediction"], FreezeOptions(constants={"keep_prob": 1.0}))
+    np.testing.assert_allclose(run(frozen, inputs=ROWS), ROWS * 3, 1e-6)
+    assert "RandomUniform" not in operations(frozen)
