@@ -200,7 +200,7 @@ def _tell_shards(spans: Sequence[Span], runs: Sequence[Run]) -> list[Side]:
     times = shard_times(spans, runs)
     if not times:
         return [Side(texts=("No shard was done." if runs else NOTHING,))]
-    seconds = np.array([each.seconds for each in times])
+    seconds = np.fromiter((each.seconds for each in times), float)
     dots = _choose_dots(times, seconds, work_edges(spans, runs, NUM_BAND_STEPS))
     num_late = sum(each.is_straggler for each in times)
     rule = "more than twice the median and 5 s, or given a second attempt"
