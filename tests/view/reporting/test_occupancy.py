@@ -130,8 +130,11 @@ def test_where_nothing_is_spread_there_is_nothing() -> None:
 
 
 def test_a_million_intervals_are_spread_in_no_time() -> None:
-    starts = np.linspace(0.0, 1e5, 1_000_000)
-    began = time.process_time()
-    found = spread(starts, starts + 60.0, np.ones((1_000_000, 1)), np.linspace(0.0, 1e5 + 60, 161))
-    assert time.process_time() - began < 2  # 0.1 s; 10 s where each is looked for in each step
+    """0.04 s; 1 s where each is compared with each step."""
+    starts, edges, seconds = np.linspace(0.0, 1e5, 1_000_000), np.linspace(0.0, 1e5 + 60, 161), []
+    for _ in range(3):
+        began = time.process_time()
+        found = spread(starts, starts + 60.0, np.ones((1_000_000, 1)), edges)
+        seconds.append(time.process_time() - began)
+    assert min(seconds) < 0.4
     assert found.sum() == pytest.approx(1e6)
