@@ -172,8 +172,9 @@ def test_a_job_that_goes_on_or_has_failed(
     tmp_path: Path, spans: list[Span], state: str, texts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = "" if state == "scoring" else "the store is gone"
-    status = RunStatus(PLAN_ID, state, "scoring", "host", 7, STARTED, STARTED + 60, 60.0, 50.0, 40, 10, 3, rows=5000,
-                       seconds_left=90.0, rows_per_second=123.4, error=error,
+    status = RunStatus(PLAN_ID, state, "scoring", "host", 7, started=STARTED, updated=STARTED + 60, seconds=60.0,
+                       scoring_seconds=50.0, shards=40, shards_done=10, shards_earlier=3, rows=5000, seconds_left=90.0,
+                       rows_per_second=123.4, error=error,
                        actors=(ActorStatus(3, "a-node", "working", (7, 8), "session"),))  # fmt: skip
     monkeypatch.setattr("engine.view.report.time.time", lambda: STARTED + 61)
     found = page(write_job(tmp_path / "out", scored_table(100), spans, status=status, is_finished=False))
