@@ -5,19 +5,21 @@ from its beginning. Start at `Span`.
 """
 
 import io
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.data.arrow_errors import reading
-from engine.data.manifest import read_small
 from engine.data.storage.folder import JOB_FOLDER, OutputFolder
 from engine.errors import DataError
 
 TIMELINE = f"{JOB_FOLDER}/timeline.parquet"
 RUN, LOAD, READY, ATTEMPT = "run", "load", "ready", "attempt"
+ROWS_AT_ONCE = 65_536
 OK, FAILED, LOST, CANCELLED, INTERRUPTED, RUNNING = "done", "failed", "lost", "cancelled", "interrupted", "running"
 
 
@@ -78,22 +80,44 @@ def read_timeline_table(folder: OutputFolder) -> pa.Table | None:
         StorageError: if it cannot be read for now.
     """
     data = folder.read(TIMELINE)
-    if data is None:
-        return None
     try:
-        with reading(folder.place_of(TIMELINE)):
-            table = read_small(pa.BufferReader(data))
+        return None if data is None else pa.Table.from_batches(_batches(data, folder), TIMELINE_SCHEMA)
     except DataError:
         return None
-    return table if table.schema.equals(TIMELINE_SCHEMA) else None
 
 
 def read_timeline(folder: OutputFolder) -> list[Span]:
     """Return the spans of an output folder, one run after another; none where nothing was kept."""
-    table = read_timeline_table(folder)
-    if table is None:
+    data, spans = folder.read(TIMELINE), list[Span]()
+    try:
+        for batch in () if data is None else _batches(data, folder):
+            spans += [Span(*row) for row in zip(*map(_values, batch.columns), strict=True)]
+    except DataError:
         return []
-    return [Span(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
+    return spans
+
+
+def _batches(data: bytes, folder: OutputFolder) -> Iterator[pa.RecordBatch]:
+    """Decode a timeline bit by bit: that of a million shards takes 200 MB at once.
+
+    Raises:
+        DataError: if this engine cannot read it.
+    """
+    place = folder.place_of(TIMELINE)
+    with reading(place):
+        parquet = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
+        if not parquet.schema_arrow.equals(TIMELINE_SCHEMA):
+            raise DataError(f"{place}: it is no timeline of this engine")
+        yield from parquet.iter_batches(ROWS_AT_ONCE, use_threads=False)
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Return the values of a column, equal texts as one: a million spans would hold five million otherwise."""
+    if not pa.types.is_string(column.type):
+        return column.to_pylist()  # type: ignore[no-any-return]
+    codes = column.dictionary_encode()
+    texts = [None if text is None else sys.intern(text) for text in codes.dictionary.to_pylist()]
+    return [None if code is None else texts[code] for code in codes.indices.to_pylist()]
 
 
 def write_timeline(folder: OutputFolder, spans: Sequence[Span], earlier: pa.Table | None = None) -> None:

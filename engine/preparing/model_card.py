@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from engine.data.storage.places import hide_secrets
 from engine.errors import GraphError
 from engine.model.audit import audit_graph
 from engine.model.closure import needed_nodes, reachable_functions
@@ -28,7 +29,7 @@ def model_card(model: BoundModel, place: str, constants: Collection[str], allow_
     """Return what is known of a job's model before any actor has loaded it, as JSON takes it.
 
     Parameters, operations and findings are those between inputs and outputs; they are null where only TensorFlow can
-    tell (a Keras file).
+    tell (a Keras file), and where they cannot be told for a reason that is in `unknown`.
 
     Args:
         model: the model.
@@ -37,13 +38,12 @@ def model_card(model: BoundModel, place: str, constants: Collection[str], allow_
         allow_ops: operations that the caller lets through.
     """
     known = model.known
-    meta = known.meta
     card: dict[str, Any] = {
         "place": place,
         "kind": str(known.found.kind),
-        "bytes": _num_bytes(model),
+        "bytes": None,
         "sha256": known.sha256,
-        "tensorflow": "" if meta is None else str(meta.meta.meta_info_def.tensorflow_version),
+        "tensorflow": "",
         "producer": None,
         "parameters": None,
         "parameter_bytes": None,
@@ -53,19 +53,36 @@ def model_card(model: BoundModel, place: str, constants: Collection[str], allow_
         "allowed": sorted(allow_ops),
         "random_operations": list(model.random_operations[:MAX_FINDINGS]),
         "init_ops": list(model.init_ops),
+        "inputs": [_port(None, name, column) for name, column in model.feed.items()],
+        "outputs": [_port(None, name, column) for name, column in model.fetch.items()],
+        "constants": [_port(None, name, "") for name in constants],
+    }
+    try:
+        return card | _facts(model, constants)
+    except Exception as error:  # the boundary: by now the job has its actors, and this is but for its readers
+        return card | {"unknown": hide_secrets(f"{type(error).__name__}: {error}")}
+
+
+def _facts(model: BoundModel, constants: Collection[str]) -> dict[str, Any]:
+    """Return what has to be looked for in the model."""
+    known = model.known
+    meta = known.meta
+    facts: dict[str, Any] = {
+        "bytes": _num_bytes(model),
+        "tensorflow": "" if meta is None else str(meta.meta.meta_info_def.tensorflow_version),
     }
     specs = dict(model.specs)
     if known.graph is not None:
         for name in model.fetch:
             specs.setdefault(name, infer_tensor(known.graph, name))
-        card |= _graph_facts(known.graph, [*model.feed, *constants], [*model.fetch, *model.init_ops])
+        facts |= _graph_facts(known.graph, [*model.feed, *constants], [*model.fetch, *model.init_ops])
     elif meta is not None and model.freeze_options is not None:
         plan = plan_freeze(meta, model.freeze_options)
         graph = graph_of(meta.given, plan.graph_def)
-        card |= _graph_facts(graph, plan.feeds, [*(port.tensor for port in plan.outputs), *plan.init_ops])
-        card["init_ops"] = list(plan.init_ops)
+        facts |= _graph_facts(graph, plan.feeds, [*(port.tensor for port in plan.outputs), *plan.init_ops])
+        facts["init_ops"] = list(plan.init_ops)
     return {
-        **card,
+        **facts,
         "inputs": [_port(specs.get(name), name, column) for name, column in model.feed.items()],
         "outputs": [_port(specs.get(name), name, column) for name, column in model.fetch.items()],
         "constants": [_port(specs.get(name), name, "") for name in constants],

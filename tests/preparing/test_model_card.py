@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import graphs
@@ -60,3 +61,18 @@ def test_the_plan_keeps_it_and_its_id_does_not_depend_on_it(
     monkeypatch.setattr("engine.preparing.resuming.model_card", lambda *_: {"other": 1})
     assert prepare(build_config(settings)).plan.plan_id == plan["plan_id"]
     assert "model" not in plan["settings"]
+
+
+def test_a_model_that_makes_a_piece_raise_leaves_what_is_known(tmp_path: Path) -> None:
+    """One whose output no node makes, which none that was bound has."""
+    bound = bind_model(
+        read_model(graphs.write(tmp_path / "m.pb", graphs.linear(4, 3))),
+        Request(feed={"inputs:0": "inputs"}, fetch={"prediction:0": "prediction"}, constants={}),
+    )
+    card = model_card(replace(bound, fetch={"gone:0": "prediction"}), "/place", ("c:0",), ("ReadFile",))
+    assert (card["place"], card["sha256"], card["allowed"]) == ("/place", bound.known.sha256, ["ReadFile"])
+    assert (card["parameters"], card["operations"], card["findings"]) == (None, None, None)
+    assert "gone" in card["unknown"]
+    assert card["outputs"] == [{"tensor": "gone:0", "column": "prediction", "dtype": None, "shape": None}]
+    assert card.keys() - model_card(bound, "/place", (), ()).keys() == {"unknown"}
+    assert json.loads(json.dumps(card)) == card

@@ -2,6 +2,8 @@
 
 import json
 import re
+import time
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -9,17 +11,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 import pytest
 from object_store import SECRET_KEY, ObjectStore
 from told_jobs import PLAN_ID, STARTED, Timeline, big_spans, scored_table, write_job
 
 import jobs.report
 from engine.data.ledger import MANIFEST, SUMMARY, Ledger
-from engine.data.status import ActorStatus, RunStatus, write_status
+from engine.data.status import SILENCE_SECONDS, ActorStatus, RunStatus, write_status
 from engine.data.storage import connecting
 from engine.data.timeline import TIMELINE, Span
-from engine.errors import DataError, PlanError
+from engine.errors import DataError, JobInterrupted, PlanError
 from engine.view.report import write_report
+from engine.view.reporting import bad_rows
+from engine.view.reporting.bad_rows import read_bad_rows
+from engine.view.reporting.predictions import _read_footer
+from engine.view.reporting.reading import read_job
 from jobs.command_line import run
 
 NASTY = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a $b$ & c_1^2", "--><!-- {{ 7 * 7 }}")
@@ -165,8 +172,9 @@ def test_a_job_that_goes_on_or_has_failed(
     tmp_path: Path, spans: list[Span], state: str, texts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = "" if state == "scoring" else "the store is gone"
-    status = RunStatus(PLAN_ID, state, "scoring", "host", 7, STARTED, STARTED + 60, 60.0, 50.0, 40, 10, 3, rows=5000,
-                       seconds_left=90.0, rows_per_second=123.4, error=error,
+    status = RunStatus(PLAN_ID, state, "scoring", "host", 7, started=STARTED, updated=STARTED + 60, seconds=60.0,
+                       scoring_seconds=50.0, shards=40, shards_done=10, shards_earlier=3, rows=5000, seconds_left=90.0,
+                       rows_per_second=123.4, error=error,
                        actors=(ActorStatus(3, "a-node", "working", (7, 8), "session"),))  # fmt: skip
     monkeypatch.setattr("engine.view.report.time.time", lambda: STARTED + 61)
     found = page(write_job(tmp_path / "out", scored_table(100), spans, status=status, is_finished=False))
@@ -174,10 +182,13 @@ def test_a_job_that_goes_on_or_has_failed(
         assert text in found.text, text
 
 
-def test_a_job_that_is_silent_is_said_to_be(tmp_path: Path) -> None:
+def test_a_job_that_is_silent_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose store is slow says something every 30 s and more."""
     status = RunStatus(PLAN_ID, "scoring", updated=STARTED)
-    found = page(write_job(tmp_path / "out", scored_table(10), [], status=status, is_finished=False))
-    assert "It has not said anything for" in found.text
+    ledger = write_job(tmp_path / "out", scored_table(10), [], status=status, is_finished=False)
+    for seconds, is_silent in ((SILENCE_SECONDS - 1, False), (SILENCE_SECONDS + 1, True)):
+        monkeypatch.setattr("engine.view.report.time.time", lambda seconds=seconds: STARTED + seconds)
+        assert ("It has not said anything for" in page(ledger).text) == is_silent
 
 
 def test_a_summary_of_an_earlier_run_is_not_taken_for_that_of_one_that_goes_on(tmp_path: Path) -> None:
@@ -271,6 +282,137 @@ def test_the_command_says_where_the_report_is(tmp_path: Path, capsys: pytest.Cap
     write_job(tmp_path / "out", scored_table(10), [])
     assert run(jobs.report.app, [str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out == f"{tmp_path}/out/_icefloe/report.html\n"
+
+
+EXTREME = 1.7e308
+ODD_COLUMNS = {
+    "all null": pa.nulls(1800, pa.int64()),
+    "all empty": pa.array([[]] * 1800, pa.list_(pa.int64())),
+    "the whole range": pa.array([-EXTREME, EXTREME, 0.0] * 600),
+    "next to the end": pa.array([EXTREME, EXTREME / 2, 1e307] * 600),
+    "denormal": pa.array([5e-324, 1e-323, 0.0] * 600),
+    "tiny": pa.array([1e-300, 3e-300, 2e-300] * 600),
+    "neighbours": pa.array(np.tile(np.array([1, np.nextafter(np.float32(1), np.float32(2))], np.float32), 900)),
+    "a struct": pa.array([{"a": 1}, {"a": 2}, None] * 600),
+    "behind all years": pa.array([2**62, 0, None] * 600, pa.timestamp("us")),
+}
+
+
+@pytest.mark.parametrize("name", ODD_COLUMNS)
+def test_values_of_every_kind_are_drawn(tmp_path: Path, name: str) -> None:
+    table = pa.table({"id": np.arange(1800), name: ODD_COLUMNS[name]})
+    found = page(write_job(tmp_path / "out", table, [], fetch=(name,)))
+    assert "cannot be drawn" not in found.text
+    assert "All 1,800 rows." in found.text
+    assert name in found.text
+
+
+def test_cells_out_of_range_are_shown_as_they_are(tmp_path: Path) -> None:
+    times = {"_row": 1, "t": pa.scalar(2**62, pa.timestamp("us")), "d": pa.scalar(2**31 - 1, pa.date32())}
+    ledger = write_job(tmp_path / "out", scored_table(10), [], bad={"Null": [times]})
+    found = page(ledger)
+    assert f"timestamp[us] {2**62}" in found.text
+    assert f"date32[day] {2**31 - 1}" in found.text
+
+
+def test_of_many_reasons_the_most_frequent_are_shown(tmp_path: Path) -> None:
+    """The thirtieth in the file is the most frequent."""
+    bad: dict[str, list[dict[str, Any]]] = {f"r{i}": [{"id": i}] * (1 + 5 * (i == 29)) for i in range(30)}
+    found = page(write_job(tmp_path / "out", scored_table(10), [], bad=bad))
+    assert "cannot be drawn" not in found.text
+    assert "r29 here" in found.text
+
+
+def test_a_small_file_of_large_cells_is_read_in_part(tmp_path: Path) -> None:
+    """600 MB of cells that compress to a few kilobytes; the first of each reason are far apart."""
+    bad = {"First": [{"image": b"a" * 200_000}] * 2, "Last": [{"image": b"a" * 200_000}]}
+    ledger = write_job(tmp_path / "out", scored_table(10), [], bad=bad)
+    name = next(iter(read_job(ledger.folder).asides))
+    table = pq.read_table(tmp_path / "out" / name)
+    many = pa.concat_tables([*[table.slice(0, 2)] * 1500, table.slice(2)])
+    pq.write_table(many, tmp_path / "out" / name, compression="zstd")
+    size = (tmp_path / "out" / name).stat().st_size
+    assert size < bad_rows.MAX_BYTES
+    pool = pa.default_memory_pool()
+    most = max(pool.max_memory(), pool.bytes_allocated() + 200 * 2**20)
+    found = read_bad_rows(ledger.folder, {name: size})
+    assert found.counts == (("First", 3000), ("Last", 1))
+    assert found.firsts["First"][0].cells["image"] == "a" * 77 + "..."
+    assert found.firsts["Last"][0].cells == {}
+    assert pool.max_memory() <= most
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("tell_predictions", "Predictions"),
+        ("read_bad_rows", "Quarantine"),
+        ("tell_model", "Model"),
+        ("tell_settings", "Settings and versions"),
+        ("tell_headline", "Main figures"),
+    ],
+)
+def test_a_part_that_fails_becomes_a_note_in_its_place(
+    tmp_path: Path, spans: list[Span], monkeypatch: pytest.MonkeyPatch, name: str, title: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no one thought of s3://key:hush77@bucket/this")
+
+    ledger = write_job(tmp_path / "out", scored_table(100), spans)
+    whole = page(ledger)
+    monkeypatch.setattr(f"engine.view.report.{name}", fail)
+    found = page(ledger)
+    assert f"{title}: cannot be drawn: RuntimeError: no one thought of s3://bucket/this" in found.text
+    assert [each for tag, each in found.tags if tag == "section"] == [
+        each for tag, each in whole.tags if tag == "section"
+    ]
+    assert len(found.text) > 0.3 * len(whole.text)
+
+
+def test_a_timeline_that_no_one_thought_of_costs_its_own_sections(tmp_path: Path, spans: list[Span]) -> None:
+    odd = [Span(PLAN_ID, STARTED, "attempt", float("nan"), float("inf"), "done", 2**62, "n", 3, 1, rows=-(2**62))]
+    found = page(write_job(tmp_path / "out", scored_table(100), [*spans, *odd]))
+    assert "All 100 rows." in found.text
+
+
+def test_a_signal_is_no_odd_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise JobInterrupted("interrupted by SIGINT")
+
+    ledger = write_job(tmp_path / "out", scored_table(10), [])
+    monkeypatch.setattr("engine.view.report.tell_model", interrupt)
+    with pytest.raises(JobInterrupted):
+        write_report(ledger.folder)
+
+
+def test_of_many_columns_it_is_said_which_are_shown(tmp_path: Path) -> None:
+    table = pa.table({"id": np.arange(50)} | {f"c{i:02}": np.arange(50.0) + i for i in range(20)})
+    ledger = write_job(tmp_path / "out", table, [], fetch=tuple(table.column_names[1:]))
+    found = page(ledger)
+    assert "These are 16 of 20 prediction columns." in found.text
+    assert "Pictures are of the first 8." in found.text
+    few = page(write_job(tmp_path / "few", table, [], fetch=("c00",)))
+    assert "prediction columns" not in few.text
+    assert "Pictures are of" not in few.text
+
+
+def test_footers_of_many_columns_cost_hardly_more_than_to_decode_them(tmp_path: Path) -> None:
+    """Four times as much where each column of each row group is asked for."""
+    wide = pa.table({f"c{i}": np.zeros(40, np.float32) for i in range(1000)})
+    ledger = write_job(tmp_path / "out", wide, [], num_parts=1)
+    part = "part-00000-of-00001.parquet"
+    pq.write_table(wide, tmp_path / "out" / part, row_group_size=1)
+
+    def took(read: Callable[[], object]) -> float:
+        began = time.process_time()
+        read()
+        return time.process_time() - began
+
+    decoding = min(took(lambda: pq.read_metadata(tmp_path / "out" / part)) for _ in range(5))
+    assert min(took(lambda: _read_footer(ledger.folder, part, ["c7"])) for _ in range(5)) < 2 * decoding
+    found = _read_footer(ledger.folder, part, ["c7", "c8"])
+    assert (len(found), sum(group.num_rows for group in found)) == (40, 40)
+    assert found[0].num_bytes == 2 * _read_footer(ledger.folder, part, ["c7"])[0].num_bytes > 0
 
 
 @pytest.mark.store

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from engine.view.reporting.blocks import MAX_VALUE, Code, Section, Side, Table, number, shown, told
+from engine.view.reporting.blocks import MAX_VALUE, Code, Side, Table, number, shown, told
 from engine.view.reporting.command import MAX_PLACES, given_settings, rerun_command, verify_command
 from engine.view.reporting.reading import FoundJob
 from engine.view.tables import bytes_text
@@ -16,14 +16,14 @@ from engine.view.tables import bytes_text
 MAX_SCHEMA_ROWS = 200
 
 
-def tell_model(plan: Mapping[str, Any]) -> Section:
+def tell_model(plan: Mapping[str, Any]) -> tuple[Side, ...]:
     """Tell of the model, as the plan keeps it."""
     card = plan.get("model") or {}
     settings, config = plan.get("settings", {}), plan.get("config", {})
     if not card:
         place, digest = told(str(config.get("model", "–"))), shown(str(settings.get("model_sha256", "–")))
         table = Table("Model", (), (("place", place), ("sha-256", digest)))
-        return Section("model", "Model", (Side(tables=(table,)),))
+        return (Side(tables=(table,)),)
     producer = f"GraphDef version {card['producer']}" if card.get("producer") is not None else "not known"
     by = f", TensorFlow {shown(card['tensorflow'])}" if card.get("tensorflow") else ""
     parameters = "known once it is loaded"
@@ -42,8 +42,12 @@ def tell_model(plan: Mapping[str, Any]) -> Section:
         types = ", ".join(f"{shown(name, 40)} x{count:,}" for name, count in card.get("operation_types", ()))
         rows.append(("operations", f"{card['operations']:,}: {types}"))
     findings = card.get("findings")
-    audit = "looked at when it was frozen on a worker" if findings is None else "computes, and nothing else"
+    unknown = card.get("unknown")
+    audit = "computes, and nothing else"
+    if findings is None:
+        audit = "looked at when it was loaded" if unknown else "looked at when it was frozen on a worker"
     rows.append(("audit", audit if not findings else f"does more: {told('; '.join(findings))}"))
+    rows += [("could not be told", told(str(unknown)))] if unknown else []
     rows += [("allowed", shown(", ".join(card["allowed"])))] if card.get("allowed") else []
     rows += [("random", shown("; ".join(card["random_operations"])))] if card.get("random_operations") else []
     rows += [("run once after loading", shown(", ".join(card["init_ops"])))] if card.get("init_ops") else []
@@ -54,18 +58,18 @@ def tell_model(plan: Mapping[str, Any]) -> Section:
         for port in card.get(name, ())
     ]  # fmt: skip
     table = Table("Inputs and outputs", ("", "tensor", "dtype", "shape", "column"), tuple(ports))
-    return Section("model", "Model", (Side(tables=(Table("Model", (), tuple(rows)), table)),))
+    return (Side(tables=(Table("Model", (), tuple(rows)), table)),)
 
 
 def _shape_text(shape: Sequence[int | None] | None) -> str:
     return "when loaded" if shape is None else "[" + ", ".join("?" if n is None else f"{n}" for n in shape) + "]"
 
 
-def tell_settings(job: FoundJob) -> Section:
+def tell_settings(job: FoundJob) -> tuple[Side, ...]:
     """Tell what the job was told, what that was resolved to, and the versions of what ran it."""
     plan = job.plan
     if not plan:
-        return Section("settings", "Settings and versions", (Side(texts=("The job ended before it had a plan.",)),))
+        return (Side(texts=("The job ended before it had a plan.",)),)
     config, settings = plan.get("config", {}), plan.get("settings", {})
     given = given_settings(config)
     mine = tuple((shown(name), _value_text(value)) for name, value in given.items())
@@ -97,7 +101,7 @@ def tell_settings(job: FoundJob) -> Section:
             for index, each in enumerate(job.plans)
         ]
         tables.append(Table("Generations", ("generation", "plan", "input files", "shards"), tuple(rows), (0, 2, 3)))
-    return Section("settings", "Settings and versions", (Side(tables=tuple(tables)),))
+    return (Side(tables=tuple(tables)),)
 
 
 def _value_text(value: Any) -> str:
@@ -118,11 +122,11 @@ def _schema_table(schema: pa.Schema) -> Table:
     return Table("Output columns", ("column", "type"), tuple(rows[:MAX_SCHEMA_ROWS]), is_folded=True, more=more)
 
 
-def tell_rerun(job: FoundJob) -> Section:
+def tell_rerun(job: FoundJob) -> tuple[Side, ...]:
     """Tell how to run the job again, and how to check what it wrote."""
     config = job.plan.get("config")
     if not config:
-        return Section("rerun", "Run it again", (Side(texts=("The job ended before it had a plan.",)),))
+        return (Side(texts=("The job ended before it had a plan.",)),)
     texts = ["The same command goes on where the job was cut off, and does nothing where all is done."]
     if len(config.get("input", ())) > MAX_PLACES:
         texts.append(f"It had {len(config['input']):,} inputs, of which the first {MAX_PLACES} are named here; "
@@ -130,4 +134,4 @@ def tell_rerun(job: FoundJob) -> Section:
     check = verify_command(str(config.get("output", job.place)))
     again = Side(texts=tuple(texts), codes=(Code(rerun_command(config)),))
     verify = Side(texts=("This checks parts against manifest and inputs:",), codes=(Code(check),))
-    return Section("rerun", "Run it again", (again, verify))
+    return again, verify

@@ -17,16 +17,17 @@ from engine.data.parts import READERS
 from engine.data.quarantine import REASONS
 from engine.data.storage.folder import OutputFolder
 from engine.errors import EngineError
-from engine.view.reporting.blocks import shown
+from engine.view.reporting.cells import cell_text
 
 MAX_FILES = 256
 MAX_ROWS_A_FILE = 50_000
 NUM_SHOWN = 3
 MAX_REASONS = 20
 MAX_COLUMNS = 6
-MAX_CELL = 80
 # The cells of a row are shown where its file is read in no time.
 MAX_BYTES = 4 * 2**20
+# A small file may hold a large image a thousand times, so few rows are decoded at once, and not too many of them.
+CELLS_AT_ONCE, MAX_CELLS_DEEP = 64, 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def read_bad_rows(folder: OutputFolder, files: Mapping[str, int]) -> BadRows:
                 mine = picked.setdefault(reason, [])
                 mine += [(name, position, row) for position, row in rows[: NUM_SHOWN - len(mine)]]
     shown_reasons = [reason for reason, _ in counts.most_common(MAX_REASONS)]
-    firsts = _with_cells(folder, {reason: picked[reason] for reason in shown_reasons}, files)
+    firsts = _with_cells(folder, {reason: picked.get(reason, []) for reason in shown_reasons}, files)
     num_read = sum(found is not None for _, found in read)
     return BadRows(tuple(counts.most_common()), firsts, counts.total(), num_read, len(files), tuple(notes))
 
@@ -125,7 +126,7 @@ def _read_file(folder: OutputFolder, name: str) -> _File:
     reasons = pc.fill_null(table["_error"].cast(pa.string()), "").combine_chunks()
     counts = Counter({entry["values"]: entry["counts"] for entry in reasons.value_counts().to_pylist()})
     firsts: dict[str, tuple[tuple[int, BadRow], ...]] = {}
-    for reason in list(counts)[:MAX_REASONS]:
+    for reason, _ in counts.most_common(MAX_REASONS):
         positions = pc.indices_nonzero(pc.equal(reasons, reason))[:NUM_SHOWN].to_pylist()
         picked = table.take(positions).to_pylist()
         firsts[reason] = tuple(
@@ -166,26 +167,14 @@ def _read_cells(folder: OutputFolder, name: str, positions: Sequence[int]) -> di
     with folder.open(name) as file, reading(folder.place_of(name)):
         parquet = pq.ParquetFile(file, pre_buffer=False)
         columns = [name for name in parquet.schema_arrow.names if name not in {field.name for field in REASONS}]
-        table = parquet.read(columns[:MAX_COLUMNS], use_threads=False)
-    rows = table.take(list(positions))
-    return {
-        position: {column: cell_text(rows[column][index]) for column in rows.column_names}
-        for index, position in enumerate(positions)
-    }
-
-
-def cell_text(value: pa.Scalar) -> str:
-    """Return a cell as a person can read it: short, and of lists the first few values."""
-    if not value.is_valid:
-        return "null"
-    if isinstance(value, pa.ExtensionScalar):
-        return cell_text(value.value)
-    if isinstance(value, pa.ListScalar):  # fixed-size and large lists, too
-        values = value.values
-        texts = ", ".join(cell_text(values[index]) for index in range(min(len(values), MAX_CELL // 8)))
-        more = ", ..." if len(values) > MAX_CELL // 8 else ""
-        return shown(f"[{texts}{more}]" + (f" ({len(values):,})" if more else ""), MAX_CELL)
-    found = value.as_py()
-    if isinstance(found, bytes):
-        return shown(found[:MAX_CELL].decode("utf-8", "backslashreplace"), MAX_CELL)
-    return shown(f"{found:.6g}" if isinstance(found, float) else str(found), MAX_CELL)
+        found: dict[int, Mapping[str, str]] = {}
+        start = 0
+        for batch in parquet.iter_batches(CELLS_AT_ONCE, columns=columns[:MAX_COLUMNS], use_threads=False):
+            for position in positions:
+                if start <= position < start + len(batch):
+                    cells = zip(batch.schema.names, batch.columns, strict=True)
+                    found[position] = {column: cell_text(values[position - start]) for column, values in cells}
+            start += len(batch)
+            if start > min(MAX_CELLS_DEEP, max(positions)):
+                break
+    return found

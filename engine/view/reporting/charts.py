@@ -26,6 +26,7 @@ MAX_LABEL = 22
 MAX_NAMED_RUNS = 6
 HEADROOM = 1.12
 ROW_HEIGHT = 0.82
+SMALLEST_DRAWN, LARGEST_DRAWN = 1e-100, 1e100
 LOOKS: dict[Any, Any] = {
     **STYLE,
     "font.size": FONT,
@@ -209,17 +210,25 @@ def draw_histogram(key: str, label: str, edges: Array, counts: Array, unit: str 
     """Draw counts of values in bins."""
     from matplotlib.ticker import MaxNLocator
 
+    scale = _scale(edges)
+    edges = edges / scale
     with drawing(key, label, 2.0) as drawn:
         axes = drawn.axes
         axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=COLOURS["score"], edgecolor="none",
                  linewidth=0, alpha=0.85)  # fmt: skip
         axes.set_xlim(edges[0], edges[-1])
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-        axes.xaxis.set_major_formatter(lambda value, _: f"{tick(value)}{unit}")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{tick(float(value) * scale)}{unit}")
         _counts_axis(axes.yaxis)
         axes.grid(visible=False, axis="x")
         axes.set_ylabel(what)
     return drawn.svg
+
+
+def _scale(edges: Array) -> float:
+    """Return what to divide numbers by that matplotlib reckons with wrongly: it squares, and adds margins."""
+    largest = float(np.abs(edges).max())
+    return 1.0 if SMALLEST_DRAWN <= largest <= LARGEST_DRAWN else 10.0 ** max(-300, int(np.log10(largest or 1.0)))
 
 
 def _counts_axis(axis: Any) -> None:

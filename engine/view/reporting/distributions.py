@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from engine.view.reporting.cells import cell_text
+
 Array = npt.NDArray[Any]
 NUM_BINS = 40
 FEW_VALUES = 20
@@ -133,11 +135,13 @@ def make_histogram(finite: Array) -> Histogram:
             (low, high), before = inner, len(finite)
             finite = finite[(finite >= low) & (finite <= high)]
             num_outside = before - len(finite)
+    if finite.dtype.kind == "f":  # numpy would make bins of a float32, of which there may be no 40 between two others
+        finite = finite.astype(np.float64, copy=False)
     if not np.isfinite(high - low):  # the whole range of a float64
         finite, low, high = finite / 4, low / 4, high / 4
         counts, edges = np.histogram(finite, NUM_BINS, (low, high))
         return Histogram(edges * 4, counts, num_outside)
-    if high - low <= 1e-9 * max(abs(low), abs(high)):
+    if high - low <= max(1e-9 * max(abs(low), abs(high)), NUM_BINS * np.finfo(np.float64).tiny):
         margin = max(abs(low), 1.0) * 0.5
         low, high = low - margin, high + margin
     whole = finite.dtype.kind in "iu" and high - low < NUM_BINS
@@ -158,21 +162,31 @@ def _class_counts(rows: Array) -> Counts:
 
 def _few_values(values: Array) -> Counts | None:
     found, counts = np.unique(values, return_counts=True)
-    if len(found) > FEW_VALUES:
+    if not 0 < len(found) <= FEW_VALUES:
         return None
     return Counts(tuple((str(value), int(count)) for value, count in zip(found, counts, strict=True)), 0, False)
 
 
 def _describe_texts(name: str, kind: pa.DataType, num_rows: int, values: pa.Array) -> Distribution:
-    found: Counter[str] = Counter()
-    for entry in values.value_counts().to_pylist() if len(values) else ():
-        found[_text(entry["values"])] += entry["counts"]
-    pairs = tuple(found.most_common(FEW_VALUES))
-    counts = Counts(pairs, len(found) - len(pairs), False) if pairs else None
+    pairs, num_more = _count_texts(values)
+    counts = Counts(pairs, num_more, False) if pairs else None
     return Distribution(name, str(kind), num_rows, len(values), 0, 0, (), None, counts)
 
 
-def _text(value: object) -> str:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _count_texts(values: pa.Array) -> tuple[tuple[tuple[str, int], ...], int]:
+    """Return the most frequent values, and how many others there are."""
+    if not len(values):
+        return (), 0
+    try:
+        found = values.value_counts()
+    except pa.ArrowNotImplementedError:  # values with fields
+        texts = Counter(map(_text, values))
+        return tuple(texts.most_common(FEW_VALUES)), max(0, len(texts) - FEW_VALUES)
+    numbers = found.field("counts").to_numpy()
+    order = np.argsort(-numbers, kind="stable")[:FEW_VALUES]
+    pairs = tuple((_text(found.field("values")[index]), int(numbers[index])) for index in order.tolist())
+    return pairs, len(found) - len(pairs)
+
+
+def _text(value: pa.Scalar) -> str:
+    return cell_text(value).lower() if pa.types.is_boolean(value.type) else cell_text(value)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from engine.data.status import DONE, FAILED, INTERRUPTED
+from engine.data.status import DONE, FAILED, INTERRUPTED, SILENCE_SECONDS
 from engine.view.reporting.blocks import MAX_VALUE, Table, capped, duration, number, share, shown, told
 from engine.view.reporting.occupancy import STATES, Occupancy, order_runs
 from engine.view.reporting.over_time import WORDS
@@ -14,8 +14,6 @@ from engine.view.reporting.reading import FoundJob
 from engine.view.tables import bytes_text, computed_text, device_texts, seconds_text
 
 BADGES = {DONE: "good", FAILED: "bad", INTERRUPTED: "bad", "unfinished": "bad"}
-# A running job says so twice a second; one that has not for so long is gone.
-SILENT_SECONDS = 60.0
 MAX_ACTORS, MAX_IN_HAND = 50, 4
 
 
@@ -97,7 +95,7 @@ def _state_texts(job: FoundJob, now: float) -> list[str]:
         return [told(status.error), "Finished parts stay; the same command goes on from here."]
     if not status.is_over and job.state != DONE:
         silent = now - status.updated
-        if silent > SILENT_SECONDS:
+        if silent > SILENCE_SECONDS:
             return [f"It has not said anything for {seconds_text(silent)}; if its process is gone, the same command "
                     "goes on from here."]  # fmt: skip
         stage = f": {shown(status.stage)}" if status.stage and status.stage != status.state else ""

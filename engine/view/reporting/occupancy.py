@@ -6,8 +6,9 @@ Runs stand one after another on one axis, without the time between them. Pure. S
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ SCORE, CONVERT, WRITE, READ, HAND, LOST, LOADING, IDLE = (
 STATES = (SCORE, CONVERT, WRITE, READ, HAND, LOST, LOADING, IDLE)
 """What an actor can be at, in the order in which it counts; `hand` is an attempt that goes on, `lost` one in vain."""
 _PHASES = ("session_seconds", "bind_seconds", "write_seconds", "read_seconds")
-MAX_AT_ONCE = 4096
+_phases = attrgetter(*_PHASES)
 LONGEST_AXIS = 3.0e8
 
 
@@ -106,9 +107,9 @@ def order_runs(spans: Iterable[Span]) -> tuple[Run, ...]:
     for number, started in enumerate(sorted(found), 1):
         own = next((span for span in found[started] if span.kind == RUN), None)
         seconds = min(LONGEST_AXIS, max(span.stop_seconds for span in found[started]))
-        done = [span.rows for span in found[started] if span.kind == ATTEMPT and span.outcome == OK]
+        rows = sum(span.rows for span in found[started] if span.kind == ATTEMPT and span.outcome == OK)
         outcome, message = (RUNNING, "") if own is None else (own.outcome, own.message)
-        runs.append(Run(number, started, offset, seconds, outcome, sum(done), message))
+        runs.append(Run(number, started, offset, seconds, outcome, rows, message))
         offset += max(seconds, 1e-3)
     return tuple(runs)
 
@@ -119,13 +120,11 @@ def axis_edges(runs: Sequence[Run], num_steps: int) -> Array:
     return np.linspace(0.0, end, num_steps + 1)
 
 
-def overlaps(starts: Array, stops: Array, edges: Array) -> Array:
-    """Return how many seconds of each interval lie in each step, [intervals, steps]."""
-    return np.diff(np.clip(edges[None, :], starts[:, None], np.maximum(starts, stops)[:, None]), axis=1)
-
-
 def spread(starts: Array, stops: Array, amounts: Array, edges: Array) -> Array:
     """Spread the amounts of intervals evenly over their time, and return the sum in each step, [kinds, steps].
+
+    What an interval has outside of all steps is left out. Time and memory grow with intervals and steps, not with
+    their product: a job may have a million shards.
 
     Args:
         starts: when the intervals begin, in seconds.
@@ -133,12 +132,25 @@ def spread(starts: Array, stops: Array, amounts: Array, edges: Array) -> Array:
         amounts: what to spread, [intervals, kinds].
         edges: ends of the steps.
     """
-    total = np.zeros((amounts.shape[1], len(edges) - 1))
+    num_steps = len(edges) - 1
+    size = num_steps + 2  # a step before all, and one behind them
+    starts, stops = np.asarray(starts, float), np.asarray(stops, float)
     lengths = np.maximum(stops - starts, 1e-9)
-    stops = starts + lengths
-    for first in range(0, len(starts), MAX_AT_ONCE):
-        mine = slice(first, first + MAX_AT_ONCE)
-        total += (amounts[mine] / lengths[mine, None]).T @ overlaps(starts[mine], stops[mine], edges)
+    first, last = np.searchsorted(edges, starts, "right"), np.searchsorted(edges, starts + lengths, "right")
+    are_inside = first == last
+    is_wide = last - first > 1  # has steps between its first and its last
+    head = np.where(are_inside, lengths, edges[np.minimum(first, num_steps)] - starts) / lengths
+    tail = np.where(are_inside, 0.0, starts + lengths - edges[np.maximum(last, 1) - 1]) / lengths
+    opened, closed = first[is_wide] + 1, last[is_wide]
+    # A sum of differences leaves 1e-17 where nothing is: steps that no interval covers whole are known by counting.
+    is_covered = np.cumsum(np.bincount(opened, minlength=size) - np.bincount(closed, minlength=size)) > 0
+    total = np.empty((amounts.shape[1], num_steps))
+    for kind, amount in enumerate(np.asarray(amounts, float).T):
+        found = np.bincount(first, amount * head, size) + np.bincount(last, amount * tail, size)
+        rates = (amount / lengths)[is_wide]
+        covering = np.cumsum(np.bincount(opened, rates, size) - np.bincount(closed, rates, size))
+        whole = np.where(is_covered, np.maximum(covering, 0.0), 0.0)[1:-1] * np.diff(edges)
+        total[kind] = found[1:-1] + whole
     return total
 
 
@@ -157,18 +169,17 @@ def occupy(spans: Sequence[Span], runs: Sequence[Run], edges: Array) -> Occupanc
 
 
 def _actor_time(run: int, worker_id: int, spans: Sequence[Span], edges: Array) -> ActorTime:
-    done = [span for span in spans if span.kind == ATTEMPT and span.outcome == OK]
+    by_kind: dict[str, list[Span]] = {LOAD: [], READY: [], HAND: [], LOST: [], OK: []}
+    for span in spans:
+        outcome = {OK: OK, RUNNING: HAND}.get(span.outcome, LOST)
+        by_kind.setdefault(outcome if span.kind == ATTEMPT else span.kind, []).append(span)
+    done = by_kind[OK]
     seconds = np.zeros((len(STATES), len(edges) - 1))
-    loading, ready = _presence(spans, LOAD, edges), _presence(spans, READY, edges)
-    if not any(span.kind == READY for span in spans):
-        ready = np.minimum(np.diff(edges), _presence(spans, ATTEMPT, edges))
-    known = _spread_spans(done, lambda span: [getattr(span, phase) for phase in _PHASES], len(_PHASES), edges)
-    going = [span for span in spans if span.kind == ATTEMPT and span.outcome == RUNNING]
-    vain = [span for span in spans if span.kind == ATTEMPT and span.outcome not in (OK, RUNNING)]
-    wanted = dict(zip(STATES, known, strict=False)) | {
-        state: _spread_spans(each, lambda span: [span.stop_seconds - span.start_seconds], 1, edges)[0]
-        for state, each in ((HAND, going), (LOST, vain))
-    }
+    loading, ready, hand, lost = (_presence(by_kind[kind], edges) for kind in (LOAD, READY, HAND, LOST))
+    if not by_kind[READY]:
+        ready = np.minimum(np.diff(edges), _presence([span for span in spans if span.kind == ATTEMPT], edges))
+    known = spread(*_times(done), np.array([_phases(span) for span in done]).reshape(-1, len(_PHASES)), edges)
+    wanted = dict(zip(STATES, known, strict=False)) | {HAND: hand, LOST: lost}
     left = ready.copy()
     for state, amount in wanted.items():
         seconds[STATES.index(state)] = np.minimum(amount, left)
@@ -181,15 +192,15 @@ def _actor_time(run: int, worker_id: int, spans: Sequence[Span], edges: Array) -
     return ActorTime(run, worker_id, node, last.outcome, last.message, len(done), rows, seconds)
 
 
-def _spread_spans(spans: Sequence[Span], tell: Callable[[Span], list[float]], num_kinds: int, edges: Array) -> Array:
-    starts = np.array([span.start_seconds for span in spans])
-    stops = np.array([span.stop_seconds for span in spans])
-    return spread(starts, stops, np.array([tell(span) for span in spans]).reshape(-1, num_kinds), edges)
+def _times(spans: Sequence[Span]) -> tuple[Array, Array]:
+    return np.array([span.start_seconds for span in spans]), np.array([span.stop_seconds for span in spans])
 
 
-def _presence(spans: Sequence[Span], kind: str, edges: Array) -> Array:
-    mine = [span for span in spans if span.kind == kind]
-    found: Array = _spread_spans(mine, lambda span: [span.stop_seconds - span.start_seconds], 1, edges)[0]
+def _presence(spans: Sequence[Span], edges: Array) -> Array:
+    if not spans:
+        return np.zeros(len(edges) - 1)
+    starts, stops = _times(spans)
+    found: Array = spread(starts, stops, (stops - starts)[:, None], edges)[0]
     return found
 
 

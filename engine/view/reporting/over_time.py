@@ -1,16 +1,16 @@
 """The sections of a report that tell what happened when: actors, throughput, shard times, retries and losses.
 
-Start at `tell_over_time`.
+Start at `OverTime`.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
 from engine.data.timeline import Span
 from engine.view.reporting.blocks import (
     Picture,
-    Section,
     Side,
     Table,
     capped,
@@ -63,22 +63,42 @@ WORDS = {
 }
 
 
-def tell_over_time(spans: Sequence[Span], average: float) -> tuple[tuple[Section, ...], Occupancy]:
-    """Return the sections that tell what happened when, and what the actors did.
+class OverTime:
+    """The timeline of a job, and the sections that tell of it; what several of them need is worked out once."""
 
-    Args:
-        spans: the timeline.
-        average: rows per second of the last run, as the summary has it; 0 where it has none.
-    """
-    runs = order_runs(spans)
-    occupancy = occupy(spans, runs, axis_edges(runs, NUM_STEPS))
-    sections = (
-        Section("actors", "What the actors did", tuple(_tell_actors(occupancy, runs))),
-        Section("throughput", "Throughput", (_tell_throughput(spans, runs, average),)),
-        Section("shards", "Shard times", tuple(_tell_shards(spans, runs))),
-        Section("retries", "Retries and losses", (tell_events(list_events(spans, runs), runs),)),
-    )
-    return sections, occupancy
+    def __init__(self, spans: Sequence[Span]) -> None:
+        """Take the timeline; nothing is worked out yet."""
+        self._spans = spans
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """The runs of the job."""
+        return order_runs(self._spans)
+
+    @cached_property
+    def occupancy(self) -> Occupancy:
+        """What the actors did."""
+        return occupy(self._spans, self.runs, axis_edges(self.runs, NUM_STEPS))
+
+    def tell_actors(self) -> tuple[Side, ...]:
+        """Tell what the actors did."""
+        return tuple(_tell_actors(self.occupancy, self.runs))
+
+    def tell_throughput(self, average: float) -> tuple[Side, ...]:
+        """Tell how many rows a second there were.
+
+        Args:
+            average: rows per second of the last run, as the summary has it; 0 where it has none.
+        """
+        return (_tell_throughput(self._spans, self.runs, average),)
+
+    def tell_shards(self) -> tuple[Side, ...]:
+        """Tell how long shards took."""
+        return tuple(_tell_shards(self._spans, self.runs))
+
+    def tell_losses(self) -> tuple[Side, ...]:
+        """Tell of retries and losses."""
+        return (tell_events(list_events(self._spans, self.runs), self.runs),)
 
 
 def _tell_actors(occupancy: Occupancy, runs: Sequence[Run]) -> list[Side]:
@@ -200,7 +220,7 @@ def _tell_shards(spans: Sequence[Span], runs: Sequence[Run]) -> list[Side]:
     times = shard_times(spans, runs)
     if not times:
         return [Side(texts=("No shard was done." if runs else NOTHING,))]
-    seconds = np.array([each.seconds for each in times])
+    seconds = np.fromiter((each.seconds for each in times), float)
     dots = _choose_dots(times, seconds, work_edges(spans, runs, NUM_BAND_STEPS))
     num_late = sum(each.is_straggler for each in times)
     rule = "more than twice the median and 5 s, or given a second attempt"

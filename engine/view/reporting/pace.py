@@ -4,7 +4,7 @@ Pure. Start at `throughput`, `shard_times` and `list_events`.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,9 +70,9 @@ def throughput(spans: Sequence[Span], runs: Sequence[Run], edges: Array) -> Arra
     """Return rows per second in each step; a shard's rows are spread evenly over the time of its attempt."""
     offsets = {run.started: run.offset_seconds for run in runs}
     done = [span for span in spans if span.kind == ATTEMPT and span.outcome == OK and span.run in offsets]
-    starts = np.array([offsets[span.run] + span.start_seconds for span in done])
-    stops = np.array([offsets[span.run] + span.stop_seconds for span in done])
-    rows = np.array([span.rows for span in done], float).reshape(-1, 1)
+    starts = _column(offsets[span.run] + span.start_seconds for span in done)
+    stops = _column(offsets[span.run] + span.stop_seconds for span in done)
+    rows = _column(span.rows for span in done).reshape(-1, 1)
     rates: Array = spread(starts, stops, rows, edges)[0] / np.diff(edges)
     return rates
 
@@ -83,22 +83,25 @@ def shard_times(spans: Sequence[Span], runs: Sequence[Run]) -> list[ShardTime]:
     attempts = [span for span in spans if span.kind == ATTEMPT and span.run in by_start]
     helped = {(span.run, span.shard_id) for span in attempts if span.is_backup}
     done = [span for span in attempts if span.outcome == OK]
-    usual = float(np.median([span.stop_seconds - span.start_seconds for span in done])) if done else 0.0
-    bound = max(STRAGGLER_SECONDS, STRAGGLER_FACTOR * usual)
-    found = [
-        ShardTime(
-            by_start[span.run],
-            span,
-            span.stop_seconds - span.start_seconds > bound or (span.run, span.shard_id) in helped,
-        )
-        for span in done
+    seconds = _column(span.stop_seconds - span.start_seconds for span in done)
+    usual = float(np.median(seconds)) if done else 0.0
+    are_slow = seconds > max(STRAGGLER_SECONDS, STRAGGLER_FACTOR * usual)
+    starts = _column(by_start[span.run].offset_seconds + span.start_seconds for span in done)
+    order = np.lexsort((_column(span.shard_id for span in done), starts))
+    return [
+        ShardTime(by_start[span.run], span, bool(are_slow[index]) or (span.run, span.shard_id) in helped)
+        for index, span in ((index, done[index]) for index in map(int, order))
     ]
-    return sorted(found, key=lambda each: (each.start_seconds, each.span.shard_id))
+
+
+def _column(numbers: Iterable[float]) -> Array:
+    """Return numbers as an array without a list of them between, for there may be a million."""
+    return np.fromiter(numbers, float)
 
 
 def percentiles_over_time(times: Sequence[ShardTime], edges: Array) -> tuple[Array, Array]:
     """Return the middles of the steps in which shards began, and percentiles of how long these took, [steps, 3]."""
-    starts, seconds = np.array([each.start_seconds for each in times]), np.array([each.seconds for each in times])
+    starts, seconds = _column(each.start_seconds for each in times), _column(each.seconds for each in times)
     steps = np.clip(np.searchsorted(edges, starts, side="right") - 1, 0, len(edges) - 2)
     kept = np.unique(steps)
     middles = (edges[kept] + edges[kept + 1]) / 2

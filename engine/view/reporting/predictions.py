@@ -30,6 +30,8 @@ class Predictions:
 
     columns: Mapping[str, Sequence[pa.Array]]
     """Chunks of values by column, in the order of the parts."""
+    num_all_columns: int
+    """Prediction columns that there are, those among them that were not read."""
     num_rows: int
     """Rows that were read."""
     num_parts: int
@@ -87,7 +89,7 @@ def read_predictions(folder: OutputFolder, parts: Sequence[str], columns: Sequen
         if any(name in table.column_names for table in tables)
     }
     num_all = None if notes or len(parts) > MAX_PARTS else sum(group.num_rows for group in groups)
-    return Predictions(found, sum(map(len, tables)), len(tables), num_all, len(parts), tuple(notes))
+    return Predictions(found, len(columns), sum(map(len, tables)), len(tables), num_all, len(parts), tuple(notes))
 
 
 def choose_groups(groups: Sequence[_Group]) -> list[_Group]:
@@ -101,19 +103,19 @@ def choose_groups(groups: Sequence[_Group]) -> list[_Group]:
 def _read_footer(folder: OutputFolder, part: str, columns: Sequence[str]) -> list[_Group]:
     with folder.open(part) as file, reading(folder.place_of(part)):
         metadata = pq.read_metadata(file)
-        wanted = {name: None for name in columns}
+        paths = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
+        leaves = [number for number, path in enumerate(paths) if _belongs(path, columns)]
         found = []
         for index in range(metadata.num_row_groups):
             group = metadata.row_group(index)
-            chunks = (group.column(number) for number in range(group.num_columns))
-            size = sum(chunk.total_uncompressed_size for chunk in chunks if _top(chunk.path_in_schema, wanted))
+            size = sum(group.column(number).total_uncompressed_size for number in leaves)
             found.append(_Group(part, index, group.num_rows, size))
     return found
 
 
-def _top(path: str, wanted: Mapping[str, None]) -> bool:
+def _belongs(path: str, columns: Sequence[str]) -> bool:
     """Whether a leaf belongs to one of the columns; names may hold dots."""
-    return path in wanted or any(path.startswith(f"{name}.") for name in wanted)
+    return path in columns or any(path.startswith(f"{name}.") for name in columns)
 
 
 def _read_groups(folder: OutputFolder, groups: Sequence[_Group], columns: Sequence[str]) -> pa.Table:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from engine.view.reporting.bad_rows import BadRow, BadRows
-from engine.view.reporting.blocks import Picture, Section, Side, Table, capped, number, share, shown
+from engine.view.reporting.blocks import Picture, Side, Table, capped, number, share, shown
 from engine.view.reporting.charts import draw_counts, draw_histogram
 from engine.view.reporting.distributions import Counts, Distribution, Histogram, describe_column
 from engine.view.reporting.predictions import Predictions
@@ -21,16 +21,15 @@ MAX_REASONS = 40
 MAX_BIN_ROWS = 60
 
 
-def tell_quarantine(bad: BadRows, num_known: int | None) -> Section:
+def tell_quarantine(bad: BadRows, num_known: int | None) -> tuple[Side, ...]:
     """Tell of the rows that were set aside.
 
     Args:
         bad: what lies in quarantine.
         num_known: rows set aside by the whole job; None where that is not known yet.
     """
-    title = "Quarantine"
     if not bad.num_all_files:
-        return Section("quarantine", title, (Side(texts=("No row was set aside.",)),))
+        return (Side(texts=("No row was set aside.",)),)
     total = bad.num_rows if num_known is None else num_known
     texts = [f"{total:,} row{'s were' if total != 1 else ' was'} set aside with a reason, in _icefloe/quarantine."]
     if (bad.num_files, bad.num_rows) != (bad.num_all_files, total):
@@ -46,7 +45,7 @@ def tell_quarantine(bad: BadRows, num_known: int | None) -> Section:
         tables=(Table("By reason", ("reason", "rows", "share"), cut, numbers=(1, 2), more=more),) if cut else (),
     )
     firsts = tuple(_first_rows(reason, rows) for reason, rows in bad.firsts.items() if rows)
-    return Section("quarantine", title, (counts, *([Side(title="First rows", tables=firsts)] if firsts else [])))
+    return counts, *([Side(title="First rows", tables=firsts)] if firsts else [])
 
 
 def _first_rows(reason: str, rows: Sequence[BadRow]) -> Table:
@@ -77,7 +76,7 @@ def tell_predictions(
     types: Mapping[str, pa.DataType],
     num_all_rows: int | None,
     odd: Mapping[str, tuple[int, int]] | None,
-) -> Section:
+) -> tuple[Side, ...]:
     """Tell how the values of the prediction columns are distributed.
 
     Args:
@@ -88,7 +87,7 @@ def tell_predictions(
     """
     notes = tuple(shown(note) for note in found.notes[:3])
     if not found.num_rows:
-        return Section("predictions", "Predictions", (Side(texts=("No part has a row yet.", *notes)),))
+        return (Side(texts=("No part has a row yet.", *notes)),)
     described = [describe_column(name, types.get(name) or _type(chunks), chunks)
                  for name, chunks in found.columns.items()]  # fmt: skip
     total = found.num_all_rows if num_all_rows is None else num_all_rows
@@ -100,9 +99,19 @@ def tell_predictions(
     rows = tuple(_summary_row(each, odd) for each in described)
     heads = ("column", "type", "minimum", "median", "mean", "maximum", "NaN", "Inf")
     table = Table("Columns", heads, rows, numbers=tuple(range(2, 8)))
-    first = Side(texts=(looked, f"NaN and Inf are {source}.", *notes), tables=(table,))
+    first = Side(texts=(looked, f"NaN and Inf are {source}.", *_columns_texts(found), *notes), tables=(table,))
     sides = [side for index, each in enumerate(described[:MAX_DRAWN]) for side in _sides(each, f"column{index}")]
-    return Section("predictions", "Predictions", (first, *sides))
+    return first, *sides
+
+
+def _columns_texts(found: Predictions) -> list[str]:
+    """Say which columns are left out."""
+    texts = []
+    if len(found.columns) < found.num_all_columns:
+        texts.append(f"These are {len(found.columns):,} of {found.num_all_columns:,} prediction columns.")
+    if len(found.columns) > MAX_DRAWN:
+        texts.append(f"Pictures are of the first {MAX_DRAWN}.")
+    return texts
 
 
 def _type(chunks: Sequence[pa.Array]) -> pa.DataType:

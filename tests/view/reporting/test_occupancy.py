@@ -1,9 +1,20 @@
+import time
+
 import numpy as np
 import pytest
 from told_jobs import PLAN_ID, STARTED, Timeline, big_spans
 
 from engine.data.timeline import ATTEMPT, LOAD, LOST, OK, READY, RUN, RUNNING, Span
-from engine.view.reporting.occupancy import STATES, Occupancy, axis_edges, choose_rows, coarsen, occupy, order_runs
+from engine.view.reporting.occupancy import (
+    STATES,
+    Occupancy,
+    axis_edges,
+    choose_rows,
+    coarsen,
+    occupy,
+    order_runs,
+    spread,
+)
 
 
 def attempt(start: float, stop: float, outcome: str = OK, run: float = STARTED, **more: float) -> Span:
@@ -97,3 +108,33 @@ def test_fewer_steps_are_averages() -> None:
 def test_a_job_without_spans_has_no_runs() -> None:
     assert order_runs([]) == ()
     assert occupied([]).total.sum() == 0
+
+
+def test_spreading_is_the_sum_of_what_each_interval_has_in_each_step() -> None:
+    chance = np.random.default_rng(3)
+    edges = np.sort(chance.uniform(0, 10, 30))
+    starts = np.concatenate([chance.uniform(-2, 12, 500), edges[:5]])  # some outside, some on an edge
+    stops = starts + np.concatenate([chance.exponential(2, 250), chance.exponential(0.01, 250), [0, 1, 2, 3, 20]])
+    amounts = chance.uniform(0, 5, (505, 3))
+    lengths = np.maximum(stops - starts, 1e-9)
+    inside = np.diff(np.clip(edges[None, :], starts[:, None], (starts + lengths)[:, None]), axis=1)
+    found = spread(starts, stops, amounts, edges)
+    assert found == pytest.approx((amounts / lengths[:, None]).T @ inside, rel=1e-6, abs=1e-6)
+
+
+def test_where_nothing_is_spread_there_is_nothing() -> None:
+    """Not 1e-17: where an actor was seen last is read off it."""
+    starts = np.array([0.1, 0.2, 0.3])
+    found = spread(starts, starts + 3.7, np.array([[0.1], [0.7], [1 / 3]]), np.linspace(0, 100, 161))
+    assert not found[0, 8:].any()
+
+
+def test_a_million_intervals_are_spread_in_no_time() -> None:
+    """0.04 s; 1 s where each is compared with each step."""
+    starts, edges, seconds = np.linspace(0.0, 1e5, 1_000_000), np.linspace(0.0, 1e5 + 60, 161), []
+    for _ in range(3):
+        began = time.process_time()
+        found = spread(starts, starts + 60.0, np.ones((1_000_000, 1)), edges)
+        seconds.append(time.process_time() - began)
+    assert min(seconds) < 0.4
+    assert found.sum() == pytest.approx(1e6)
