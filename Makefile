@@ -25,7 +25,9 @@ found = $(shell for python in python$(VERSION) $$(ls -d $(HOME)/.pyenv/versions/
 	do $$python -c "" 2> /dev/null && echo $$python && break; done)
 
 $(READY) $(OLDEST) $(NEWEST): pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "icefloe needs Python 3.11 to 3.13")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not (3, 11) <= v < (3, 14) and "icefloe needs Python 3.11 to 3.13, \
+	and %s is %d.%d: type make setup PYTHON=python3.11" % (sys.executable, v[0], v[1]))'
+	@echo "installing into $(@D): some minutes, once"
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $(filter %.lock,$^)
 	$(@D)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -45,7 +47,7 @@ check: $(READY)
 	$(MAKE) fast
 
 fast: $(READY)
-	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not ray and not tf and not store and not chaos and not gpu and not sim and not docs"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not ray and not tf and not store and not chaos and not gpu and not sim and not docs and not browser"
 
 test: $(READY)
 	$(BIN)/pytest $(TESTS)

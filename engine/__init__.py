@@ -4,7 +4,12 @@ Importing this package loads neither TensorFlow nor Ray; the names below are loa
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
+
+OLDEST = (3, 11)
+if sys.version_info < OLDEST:  # for whoever imports the package from a checkout; pip refuses by itself
+    raise ImportError(f"icefloe needs Python 3.11 or newer, and {sys.executable} is {sys.version.split()[0]}")
 
 __version__ = "0.1.0"
 __all__ = ["EngineError", "JobConfig", "score"]

@@ -3,7 +3,7 @@
 import time
 from dataclasses import replace
 
-from engine.data.ledger import SUCCESS, plan_name
+from engine.data.ledger import LOCK, SUCCESS, plan_name
 from engine.data.status import DONE, INTERRUPTED, SILENCE_SECONDS, RunStatus, read_status
 from engine.data.storage.folder import OutputFolder
 from engine.data.storage.opening import open_folder, whole_path
@@ -22,6 +22,8 @@ def find_output(output: str) -> OutputFolder:
         PlanError: if no job of ours wrote to it.
     """
     folder = open_folder(whole_path(output))
+    if folder.read(plan_name(0)) is None and folder.read(LOCK) is not None:
+        raise PlanError(f"{folder.place}: a job is starting there and has told nothing yet; type this again in a while")
     if folder.read(plan_name(0)) is None:
         raise PlanError(
             f"{folder.place} is no output of icefloe: no {plan_name(0)} is in it; name the folder that icefloe score "

@@ -134,6 +134,13 @@ def test_a_folder_without_a_job_is_a_mistake(tmp_path: Path) -> None:
         find_output(str(tmp_path))
 
 
+def test_a_job_that_is_starting_has_told_nothing_yet(folder: LocalFolder) -> None:
+    folder.remove("_icefloe/plan.json")
+    folder.write("_icefloe/lock", b"{}")
+    with pytest.raises(PlanError, match="a job is starting there and has told nothing yet; type this again in a while"):
+        find_output(folder.place)
+
+
 @pytest.mark.parametrize(("success", "advice"), [(True, "it is done"), (False, "rerun its command, which resumes")])
 def test_an_output_that_tells_nothing(folder: LocalFolder, success: bool, advice: str) -> None:
     if success:

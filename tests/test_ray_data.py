@@ -182,5 +182,7 @@ def test_a_pipeline_gives_what_a_job_gives(model: str, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("local_ray")
 def test_the_example_runs_as_it_stands(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     page = (Path(__file__).parents[1] / "docs" / "how-to" / "ray-data.md").read_text()
-    exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0], {"MODEL": model})
+    code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
+    assert '"/data/model.pb"' in code
+    exec(code.replace("/data/model.pb", model))
     assert re.match(r"\[\{'id': \d+, 'prediction': .*'id': \d+, 'prediction': ", capsys.readouterr().out, re.DOTALL)

@@ -35,7 +35,7 @@ class ClusterAddress:
 
     def refusal(self, error: Exception) -> ClusterError:
         """Return what to say where Ray could not be started or joined because of `error`."""
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         if self.is_local:
             return ClusterError(
                 f"{self.where} does not start: {reason}; its logs are in {LOGS}. A full disk, limits of this shell "

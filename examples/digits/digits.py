@@ -129,7 +129,8 @@ def show(folder: Path, summary: dict[str, Any]) -> float:
     accuracy = float((found == truth).mean())
     sys.stdout.write(f"\nheld-out accuracy {accuracy:.3f} ({len(truth)} images)\n")
     rate, parts = summary["rows_per_second"], summary["parts"]
-    sys.stdout.write(f"{rate:,.0f} rows per second in {parts} parts ({summary['actors']} of 2 actors in time)\n")
+    ready = f"{summary['actors']} of 2 actors were ready in time to score some"
+    sys.stdout.write(f"{rate:,.0f} rows per second in {parts} parts ({ready})\n")
     for name, path in (("model", "digits.pb"), ("images", "images"), ("predictions", "predictions")):
         sys.stdout.write(f"{name:12} {folder / path}\n")
     return accuracy

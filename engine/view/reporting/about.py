@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from engine.data.status import FAILED
 from engine.view.reporting.blocks import MAX_VALUE, Code, Side, Table, number, shown, told
 from engine.view.reporting.command import MAX_PLACES, given_settings, rerun_command, verify_command
 from engine.view.reporting.reading import FoundJob
@@ -128,6 +129,8 @@ def tell_rerun(job: FoundJob) -> tuple[Side, ...]:
     if not config:
         return (Side(texts=("The job ended before it had a plan.",)),)
     texts = ["The same command goes on where the job was cut off, and does nothing where all is done."]
+    if job.status is not None and job.status.state == FAILED and not job.is_finished:
+        texts.append("This job failed: what its error says has to be mended first.")
     if len(config.get("input", ())) > MAX_PLACES:
         texts.append(f"It had {len(config['input']):,} inputs, of which the first {MAX_PLACES} are named here; "
                      "_icefloe/plan.json has them all.")  # fmt: skip
