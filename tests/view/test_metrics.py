@@ -1,5 +1,6 @@
 """What Ray's own endpoint shows of a job: a real one, scraped as Prometheus does it."""
 
+import logging
 import subprocess
 import sys
 import time
@@ -57,7 +58,7 @@ def test_a_job_as_prometheus_sees_it(tmp_path: Path) -> None:
     pq.write_table(bad, tmp_path / "in" / "secret-bad.parquet")
     model = graphs.write(tmp_path / "scraped model.pb", graphs.linear())
     driver = DriverMetrics(model)
-    running = RunStatus(shards=9, shards_done=2, actors_asked=1, actors_working=2, actors_lost=1, retries=3)
+    running = RunStatus(shards=1007, shards_done=2, actors_asked=1, actors_working=2, actors_lost=1, retries=3)
     driver.update(running)
 
     config = JobConfig(
@@ -69,7 +70,7 @@ def test_a_job_as_prometheus_sees_it(tmp_path: Path) -> None:
 
     tag = "scraped_model.pb"
     left = "ray_icefloe_shards_left"  # of a long job, what it told of itself on its way may be sent before what we tell
-    found = scraped(tag, lambda found: "ray_icefloe_shards_total" in found and sum(found[left].values()) == 7)
+    found = scraped(tag, lambda found: "ray_icefloe_shards_total" in found and sum(found[left].values()) == 1005)
     total = {name: sum(series.values()) for name, series in found.items()}
     assert total["ray_icefloe_rows_total"] == summary.rows_out == 251
     assert total["ray_icefloe_quarantined_rows_total"] == summary.rows_quarantined == 1
@@ -89,7 +90,7 @@ def test_a_job_as_prometheus_sees_it(tmp_path: Path) -> None:
     assert found["ray_icefloe_actors"] == {
         (("state", "asked"),): 1, (("state", "loading"),): 0, (("state", "working"),): 2, (("state", "idle"),): 0,
     }  # fmt: skip
-    assert total[left] == 7
+    assert total[left] == 1005
     assert total["ray_icefloe_actors_lost_total"] == 1
     assert total["ray_icefloe_retries_total"] == 3
     known = {f"ray_{name}" for name in ACTOR_COUNTERS}
@@ -117,7 +118,13 @@ print(attempt.metered["icefloe_rows_total"], len(meter._calls))
     assert done.stdout == "7 0\n", done.stderr
 
 
-def test_a_failure_of_metrics_is_told_once_and_fails_no_shard(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_of_metrics_is_told_once_and_fails_no_shard(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.WARNING, "engine.view.metrics")
+    logger = logging.getLogger("engine.view.metrics")
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])  # where --log-level was read, nothing goes further up
+    monkeypatch.setattr(logger, "propagate", False)
     meter = ActorMetrics("failing")
     meter.loaded("long", 100)  # type: ignore[arg-type]  # Ray raises for what is no number
     for _ in range(3):
