@@ -46,12 +46,10 @@ def told_if_slow(view: ProgressView, text: str) -> Iterator[None]:
     timer.start()
     try:
         yield
-    except BaseException:
+    finally:
         timer.cancel()
         timer.join()
         view.close(looking)
-        raise
-    timer.cancel()
 
 
 class Teller:

@@ -173,6 +173,14 @@ def test_what_comes_before_a_run_is_told_where_it_is_slow(
     assert len(view.ended) == 1
 
 
+def test_what_was_slow_and_went_well_is_shown_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telling, "SLOW_SECONDS", 0.05)
+    view = Seen()
+    with told_if_slow(view, "looking"):
+        time.sleep(0.2)
+    assert ([status.stage for status in view.shown], len(view.ended)) == (["looking"], 1)
+
+
 def _fail_after(seconds: float) -> None:
     time.sleep(seconds)
     raise JobFailedError("no such bucket")
