@@ -248,3 +248,13 @@ def test_the_view_fits_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     assert type(make_progress(Terminal(), quiet=False)) is LiveProgress
     monkeypatch.setenv("TERM", "dumb")
     assert type(make_progress(Terminal(), quiet=False)) is PlainProgress
+
+
+def test_lines_can_move_again() -> None:
+    stream = Terminal()
+    view = LiveProgress(stream)
+    for stage in ("looking at the model", "starting Ray"):
+        view.show(RunStatus(stage=stage))
+        view.close(HALF)
+        assert f"{stage}, for 0 s now" in stream.getvalue()
+    assert stream.getvalue().count(HIDE_CURSOR) == stream.getvalue().count(SHOW_CURSOR) == 2
