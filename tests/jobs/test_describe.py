@@ -88,6 +88,7 @@ def test_every_kind_of_model(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (b"PK\x03\x04 not really", "a zip archive that is no Keras model"),
         (b"\x89HDF\r\n\x1a\n not really", "an HDF5 file that is damaged"),
     ],
+    ids=["empty", "pointer", "page", "cut", "zip", "hdf5"],  # the bytes of a message differ from process to process
 )
 def test_what_is_no_model_is_one_message(tmp_path: Path, data: bytes, expected: str) -> None:
     (tmp_path / "m.pb").write_bytes(data)
