@@ -9,6 +9,7 @@ several numbers of actors, which shows whether its waiting grows with what is in
 import json
 import sys
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -51,7 +52,8 @@ def measure(num_actors: int, num_shards: int) -> dict[str, float]:
         lambda: None, Logbook("0" * 32, time.time(), time.monotonic()),
     )  # fmt: skip
     size = PoolSize(num_actors, num_actors, CPU_SHARE, 0.0)
-    actors = ActorPool(None, b"", size, allow_cpu=True, actor_class=EmptyActor)
+    spec = SimpleNamespace(precision="float32", xla=False)  # all that the pool itself looks at
+    actors = ActorPool(spec, b"", size, allow_cpu=True, actor_class=EmptyActor)
     shards = [Shard(i, "", ()) for i in range(num_shards)]
     started = time.perf_counter()
     run = run_shards(actors, shards, size, RunRules(4, 600.0, can_back_up=True), watcher)
