@@ -8,15 +8,15 @@ import sys
 
 OLDEST = (3, 11)
 
-if sys.version_info[:2] < OLDEST:
+if sys.version_info[:2] >= OLDEST:
+    from jobs.surroundings import check_packages, check_working_folder
+
+    check_packages()
+    check_working_folder()
+else:
     found = ".".join(str(number) for number in sys.version_info[:2])
     sys.stderr.write(
         "icefloe: error: expected Python 3.11 or newer, found " + found + " (" + sys.executable + "); type "
         "make setup PYTHON=python3.11 in the checkout, then .venv/bin/icefloe\n"
     )
     raise SystemExit(2)
-
-from jobs.surroundings import check_packages, check_working_folder  # noqa: E402
-
-check_packages()
-check_working_folder()

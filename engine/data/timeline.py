@@ -69,8 +69,8 @@ class Span:
     """Seconds encoding and writing."""
 
 
-_TYPES = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
-TIMELINE_SCHEMA = pa.schema([(each.name, _TYPES[each.type]) for each in fields(Span)])  # type: ignore[index]
+_TYPES: dict[Any, pa.DataType] = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
+TIMELINE_SCHEMA = pa.schema([(each.name, _TYPES[each.type]) for each in fields(Span)])
 
 
 def read_timeline_table(folder: OutputFolder) -> pa.Table | None:
@@ -114,7 +114,7 @@ def _batches(data: bytes, folder: OutputFolder) -> Iterator[pa.RecordBatch]:
 def _values(column: pa.Array) -> list[Any]:
     """Return the values of a column, equal texts as one: a million spans would hold five million otherwise."""
     if not pa.types.is_string(column.type):
-        return column.to_pylist()  # type: ignore[no-any-return]
+        return list(column.to_pylist())
     codes = column.dictionary_encode()
     texts = [None if text is None else sys.intern(text) for text in codes.dictionary.to_pylist()]
     return [None if code is None else texts[code] for code in codes.indices.to_pylist()]

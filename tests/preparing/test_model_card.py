@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import graphs
 import numpy as np
@@ -13,10 +14,10 @@ from engine.preparing.model_card import model_card
 from engine.preparing.prepare import prepare
 
 
-def card_of(path: str, **request: object) -> dict[str, object]:
+def card_of(path: str, **request: Any) -> dict[str, Any]:
     asked = {"feed": {"inputs:0": "inputs"}, "fetch": {"prediction:0": "prediction"}, "constants": {}, **request}
-    model = bind_model(read_model(path), Request(**asked))  # type: ignore[arg-type]
-    return model_card(model, "/place", (), request.get("allow_ops", ()))  # type: ignore[arg-type]
+    model = bind_model(read_model(path), Request(**asked))
+    return model_card(model, "/place", (), request.get("allow_ops", ()))
 
 
 def test_a_frozen_graph(tmp_path: Path) -> None:
@@ -30,7 +31,7 @@ def test_a_frozen_graph(tmp_path: Path) -> None:
         {"tensor": "prediction:0", "column": "prediction", "dtype": "float32", "shape": [None, 30]}
     ]
     assert (card["findings"], card["random_operations"], card["producer"]) == ([], [], graphs.PRODUCER)
-    assert card["operations"] == sum(count for _, count in card["operation_types"])  # type: ignore[attr-defined]
+    assert card["operations"] == sum(count for _, count in card["operation_types"])
     assert json.loads(json.dumps(card)) == card
 
 

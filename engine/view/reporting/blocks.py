@@ -12,6 +12,9 @@ from engine.view.tables import seconds_text
 
 MAX_TEXT, MAX_VALUE = 200, 600
 WIDE = 4
+MINUTE_SECONDS, HOUR_SECONDS = 60, 3600
+# Below it hundredths of a second are told, and from so large a number on thousands are set apart.
+BRIEF_SECONDS, LONG = 10, 1e4
 SMALL, LARGE = 1e-3, 1e7
 
 
@@ -113,7 +116,7 @@ def number(value: float) -> str:
 
 def tick(value: float) -> str:
     """Write a round number on an axis: `0`, `2.5`, `40,000`, `1e-07`."""
-    return f"{value:,.0f}" if 1e4 <= abs(value) < LARGE else f"{value:.4g}"  # noqa: PLR2004
+    return f"{value:,.0f}" if LONG <= abs(value) < LARGE else f"{value:.4g}"
 
 
 def share(part: float, whole: float) -> str:
@@ -125,16 +128,16 @@ def duration(seconds: float) -> str:
     """Write a length of time: `42 ms`, `1.25 s`, `3 min 20 s`."""
     if 0 < seconds < 1:
         return f"{seconds * 1000:.3g} ms"
-    return f"{seconds:.2f} s" if 1 <= seconds < 10 else seconds_text(seconds)  # noqa: PLR2004 - two digits are enough
+    return f"{seconds:.2f} s" if 1 <= seconds < BRIEF_SECONDS else seconds_text(seconds)
 
 
 def clock(seconds: float, longest: float) -> str:
     """Write a point of time on an axis of `longest` seconds: `0:42`, `1:02:03`, or `0.42 s` on a short one."""
-    if longest < 60:  # noqa: PLR2004 - a minute
+    if longest < MINUTE_SECONDS:
         return f"{seconds:.4g} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if longest >= 3600 else f"{minutes}:{rest:02}"  # noqa: PLR2004
+    return f"{hours}:{minutes:02}:{rest:02}" if longest >= HOUR_SECONDS else f"{minutes}:{rest:02}"
 
 
 def capped(rows: Sequence[tuple[str, ...]], most: int, what: str = "more") -> tuple[tuple[tuple[str, ...], ...], str]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.view.reporting.blocks import clock, shown, tick
+from engine.view.reporting.blocks import MINUTE_SECONDS, clock, shown, tick
 from engine.view.reporting.inline import COLOURS, to_inline
 from engine.view.reporting.occupancy import STATES, Row, Run
 from engine.view.tuning_picture import STYLE, rate_label
@@ -23,6 +23,9 @@ WIDTH_INCHES = 5.0
 FONT = 10.0
 SMALL_FONT = 9.5
 MAX_LABEL = 22
+# More rows are drawn flatter, or they would not fit a screen; names so short fit below a few columns.
+MAX_TALL_ROWS = 8
+MAX_BELOW, MIN_COLUMNS = 3, 3
 MAX_NAMED_RUNS = 6
 HEADROOM = 1.12
 ROW_HEIGHT = 0.82
@@ -85,7 +88,7 @@ def _time_axis(axes: Any, runs: Sequence[Run], start: float, end: float) -> None
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlim(start, end)
-    steps = [1, 2, 5, 10] if end < 60 else [1, 2, 3, 6, 10]  # noqa: PLR2004 - a minute
+    steps = [1, 2, 5, 10] if end < MINUTE_SECONDS else [1, 2, 3, 6, 10]
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=steps))
     axes.xaxis.set_major_formatter(lambda value, _: clock(value, end))
     axes.grid(visible=False, axis="x")
@@ -129,7 +132,7 @@ def _stack(axes: Any, edges: Array, heights: Array, base: float, scale: float) -
 
 def draw_rows(key: str, edges: Array, rows: Sequence[Row], runs: Sequence[Run]) -> str:
     """Draw a row for each actor, node or group: the share of each state over time."""
-    height = 0.55 + len(rows) * (0.34 if len(rows) <= 8 else 0.2)  # noqa: PLR2004 - more would not fit a screen
+    height = 0.55 + len(rows) * (0.34 if len(rows) <= MAX_TALL_ROWS else 0.2)
     with drawing(key, "What each actor did over time", height) as drawn:
         axes = drawn.axes
         for position, row in enumerate(rows):
@@ -241,7 +244,7 @@ def _counts_axis(axis: Any) -> None:
 def draw_counts(key: str, label: str, pairs: Sequence[tuple[str, int]], what: str = "rows") -> str:
     """Draw how often each value came: columns for short names, else bars with the names beside them."""
     names, counts = [shown(name, MAX_LABEL) for name, _ in pairs], [count for _, count in pairs]
-    is_upright = max(map(len, names)) <= 3 and len(names) > 2  # noqa: PLR2004 - what fits below a column
+    is_upright = max(map(len, names)) <= MAX_BELOW and len(names) >= MIN_COLUMNS
     height = 2.0 if is_upright else 0.55 + 0.26 * len(names)
     with drawing(key, label, height) as drawn:
         axes, places = drawn.axes, range(len(names))

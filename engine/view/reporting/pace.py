@@ -3,7 +3,7 @@
 Pure. Start at `throughput`, `shard_times` and `list_events`.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -127,10 +127,10 @@ def list_events(spans: Sequence[Span], runs: Sequence[Run]) -> list[Event]:
 def count_reasons(events: Sequence[Event]) -> list[tuple[str, str, str, int, float]]:
     """Return kind, outcome and message of what was in vain, how often that was, and the seconds it took; most first."""
     counts: Counter[tuple[str, str, str]] = Counter()
-    seconds: Counter[tuple[str, str, str]] = Counter()
+    seconds: dict[tuple[str, str, str], float] = defaultdict(float)
     for event in events:
         key = (event.what, event.span.outcome, event.span.message)
         counts[key] += 1
-        is_attempt = event.span.kind == ATTEMPT
-        seconds[key] += (event.span.stop_seconds - event.span.start_seconds) if is_attempt else 0.0  # type: ignore[assignment]
-    return [(*key, count, float(seconds[key])) for key, count in counts.most_common()]
+        if event.span.kind == ATTEMPT:
+            seconds[key] += event.span.stop_seconds - event.span.start_seconds
+    return [(*key, count, seconds[key]) for key, count in counts.most_common()]

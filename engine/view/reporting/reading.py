@@ -4,6 +4,7 @@ All of it may be missing but a plan or a status: a job may go on, or have failed
 for a report is wanted most where something went wrong. Start at `read_job`.
 """
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ def read_job(folder: OutputFolder) -> FoundJob:
             return None
 
     numbers = range(last_generation(files) + 1)
-    plans = [attempt(plan_name(number), lambda number=number: _read_plan(folder, number)) for number in numbers]  # type: ignore[misc]
+    plans = [attempt(plan_name(number), functools.partial(_read_plan, folder, number)) for number in numbers]
     found = tuple(plan for plan in plans if plan is not None)
     status = attempt(STATUS, lambda: read_status(folder))
     plan_ids = {str(plan["plan_id"]) for plan in found} | ({status.plan_id} if status else set())
