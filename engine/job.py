@@ -19,6 +19,7 @@ from engine.preparing.scoring import scoring_spec
 from engine.run.actor import LoadReport
 from engine.run.freezing import freeze_on_worker, scored_model
 from engine.run.interrupt import interruptible
+from engine.run.logbook import Logbook
 from engine.run.outcome import PoolRun, Watcher
 from engine.run.pool import size_pool
 from engine.run.spec import ShardResult
@@ -62,8 +63,9 @@ def _score(config: JobConfig, view: ProgressView, started: float) -> tuple[Job, 
         return job, summarise(job, ledger, manifest, PoolRun(), time.monotonic() - started)
     with lock_output(ledger.folder, view.notice) as check_lock:
         done = find_done(job, ledger)  # another job may have ended just now
-        begun = started, job.inputs.rows_per_byte
-        with Teller(view, ledger.folder, job.plan, begun, check_lock, job.target.has_more) as teller:
+        began = time.time() - (time.monotonic() - started)
+        logbook = Logbook(job.plan.plan_id, began, started, job.inputs.rows_per_byte)
+        with Teller(view, ledger.folder, job.plan, logbook, check_lock, job.target.has_more) as teller:
             if done is not None:
                 teller.keep()
             if job.model.known.remark:

@@ -60,7 +60,7 @@ class Teller:
         view: ProgressView,
         folder: OutputFolder,
         plan: Plan,
-        begun: tuple[float, float],
+        logbook: Logbook,
         check_lock: Callable[[], None],
         has_more: bool = False,
     ) -> None:
@@ -70,15 +70,12 @@ class Teller:
             view: shows a person how far the run is.
             folder: the output folder; nothing is written to it before `keep`.
             plan: what is run.
-            begun: when the run began, by `time.monotonic`, and rows that the first input has for each of its bytes.
+            logbook: told of what happens.
             check_lock: raises where another job has taken the folder over.
             has_more: whether the job goes on with another run after this one.
         """
-        started, rows_per_byte = begun
         self._view, self._folder, self._plan, self._check_lock = view, folder, plan, check_lock
-        self._has_more = has_more
-        self.logbook = Logbook(plan.plan_id, time.time() - (time.monotonic() - started), started, rows_per_byte)
-        """What happens."""
+        self.logbook, self._has_more = logbook, has_more
         pid = os.getpid()
         self._process: dict[str, Any] = {
             "host": socket.gethostname(), "pid": pid, "machine": machine(), "process_start": start_time(pid)

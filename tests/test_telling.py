@@ -20,6 +20,7 @@ from engine.data.storage.local_folder import LocalFolder
 from engine.data.timeline import TIMELINE, read_timeline
 from engine.errors import JobFailedError, JobInterrupted, StorageError
 from engine.run.interrupt import interruptible
+from engine.run.logbook import Logbook
 from engine.run.plan import Cut, Plan
 from engine.run.scheduling.events import AssignAttempt, StartWorker, WorkerReady
 from engine.telling import Teller, told_if_slow
@@ -60,7 +61,8 @@ def held() -> None:
 
 
 def teller_of(view: Seen, folder: LocalFolder, **more: Any) -> Teller:
-    return Teller(view, folder, PLAN, (time.monotonic(), 1.0), **{"check_lock": held, **more})
+    logbook = Logbook("plan", time.time(), time.monotonic(), rows_per_byte=1.0)
+    return Teller(view, folder, PLAN, logbook, **{"check_lock": held, **more})
 
 
 def tell(view: Seen, folder: LocalFolder, error: BaseException | None = None, **more: Any) -> None:
